@@ -1,0 +1,1 @@
+"""What every room shares: configuration, checkpoints, logging, evaluation.  Imports no other room."""

@@ -1,0 +1,28 @@
+"""Mistakes that a person can mend, and how the programs report them."""
+
+import functools
+import sys
+
+
+class UserError(Exception):
+    """Something the user gave us cannot be used: a path, a key, a value, a file.
+
+    The message names it, says what is allowed and what to do.  Programs print it and exit with code 2.
+    """
+
+
+def reported(main):
+    """Decorator for entry points: UserError -> one message and exit code 2, Ctrl-C -> exit code 130."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    return run

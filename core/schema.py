@@ -1,0 +1,207 @@
+"""The sections of a configuration that several rooms share, as frozen values that check themselves.
+
+Every YAML in configs/ has these sections; `method` is described by the method's own module.  What a paper
+states has no default here: a configuration that leaves it out is refused.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from core.errors import UserError
+
+
+def require(ok, key, value, allowed):
+    """Raise UserError "key = value: must be allowed" unless ok."""
+    if not ok:
+        raise UserError(f"{key} = {value!r}: must be {allowed}")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How T frames are taken from a video.
+
+    frames: T.  gap: frames between two sampled frames at most; the window is min(length, gap * T) frames.
+    step: "whole" = window // T frames, "fraction" = window / T frames, rounded down per frame.
+    order: "random" = any frame can be the reference (index 0), "kept" = as in the video.
+    """
+
+    frames: int
+    gap: int
+    step: Literal["whole", "fraction"] = "whole"
+    order: Literal["random", "kept"] = "random"
+
+    def __post_init__(self):
+        require(self.frames >= 2, "clip.frames", self.frames, "2 or more")
+        require(self.gap >= 1, "clip.gap", self.gap, "1 or more")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the training video lies and how it is read.
+
+    root: folder of frame folders or of video files.  list: optional text file naming frames or videos.
+    reader: a module of datasets/readers.  bad_share: share of unreadable clips above which training stops.
+    """
+
+    root: str
+    reader: str
+    batch_size: int
+    list: str | None = None
+    workers: int = 4
+    bad_share: float = 0.05
+
+    def __post_init__(self):
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(0 <= self.bad_share <= 1, "data.bad_share", self.bad_share, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimiser.  bias_lr_factor: learning rate of biases relative to lr; biases are never decayed.
+
+    decay_norm_weights: whether the weights (not biases) of normalisation layers are decayed too.
+    clip_norm: per-parameter gradient norm bound, or null.  precision: autocast type of the forward pass.
+    """
+
+    name: Literal["adam", "adamw", "sgd"]
+    lr: float
+    weight_decay: float
+    betas: tuple[float, float] | None = None
+    momentum: float | None = None
+    bias_lr_factor: float = 1.0
+    decay_norm_weights: bool = True
+    clip_norm: float | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def __post_init__(self):
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(self.bias_lr_factor > 0, "optim.bias_lr_factor", self.bias_lr_factor, "above 0")
+        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+        if self.name == "sgd":
+            require(self.momentum is not None and 0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1) for sgd")
+            require(self.betas is None, "optim.betas", self.betas, "left out for sgd")
+        else:
+            ok = self.betas is not None and all(0 <= b < 1 for b in self.betas)
+            require(ok, "optim.betas", self.betas, f"two numbers in [0, 1) for {self.name}")
+            require(self.momentum is None, "optim.momentum", self.momentum, f"left out for {self.name}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and weight decay over the run; lengths in epochs, applied by global step.
+
+    kind "step": lr times `factor` every `every_epochs`.  kind "cosine": linear warm-up from 0 over
+    `warmup_epochs`, then half a cosine to `final_lr`; weight decay by cosine to `final_weight_decay`.
+    steps: stop after so many steps (null: run all epochs).
+    """
+
+    kind: Literal["step", "cosine"]
+    epochs: int
+    factor: float | None = None
+    every_epochs: int | None = None
+    warmup_epochs: float = 0.0
+    final_lr: float | None = None
+    final_weight_decay: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self):
+        require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
+        require(self.steps is None or self.steps >= 1, "schedule.steps", self.steps, "1 or more, or null")
+        require(0 <= self.warmup_epochs <= self.epochs, "schedule.warmup_epochs", self.warmup_epochs, "between 0 and schedule.epochs")
+        if self.kind == "step":
+            require(self.factor is not None and 0 < self.factor <= 1, "schedule.factor", self.factor, "in (0, 1] for kind step")
+            require(self.every_epochs is not None and self.every_epochs >= 1, "schedule.every_epochs", self.every_epochs, "1 or more for kind step")
+        else:
+            require(self.final_lr is not None and self.final_lr >= 0, "schedule.final_lr", self.final_lr, "0 or more for kind cosine")
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """Label propagation (five numbers), and the way from mask to feature grid and back (protocol).
+
+    window: "disc" = distance < radius, "square" = |dy|, |dx| <= radius; radius in cells.
+    window_reference: whether the window applies to the reference frame too.
+    context: frames before the query that vote besides the reference.  repeat_reference: indices before the
+    group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
+    readout: "smooth" = soft mask bilinear (align_corners) to the video's size, argmax (DUL, CRW);
+    "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO).
+    min_max: every channel stretched to [0, 1] before the argmax ("grid" only).
+    short_side: frames resized to this short side first, or null = native.  multiple: both sides rounded
+    down to a multiple.  hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
+    """
+
+    window: Literal["disc", "square"]
+    radius: int
+    window_reference: bool
+    temperature: float
+    top_k: int
+    context: int
+    repeat_reference: bool
+    readout: Literal["smooth", "grid"] = "smooth"
+    min_max: bool = False
+    short_side: int | None = None
+    multiple: int = 1
+    hd_to_720: bool = False
+
+    def __post_init__(self):
+        require(self.window in ("disc", "square"), "propagation.window", self.window, "'disc' or 'square'")
+        least = 1 if self.window == "disc" else 0
+        require(self.radius >= least, "propagation.radius", self.radius, f"{least} or more for a {self.window}")
+        require(self.temperature > 0, "propagation.temperature", self.temperature, "above 0")
+        require(self.top_k >= 1, "propagation.top_k", self.top_k, "1 or more")
+        require(self.context >= 0, "propagation.context", self.context, "0 or more")
+        require(self.readout in ("smooth", "grid"), "propagation.readout", self.readout, "'smooth' or 'grid'")
+        require(not (self.min_max and self.readout == "smooth"), "propagation.min_max", self.min_max, "false with readout 'smooth'")
+        require(self.short_side is None or self.short_side >= 16, "propagation.short_side", self.short_side, "16 or more, or null")
+        require(self.multiple >= 1, "propagation.multiple", self.multiple, "1 or more")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is measured during training, every `every_epochs` epochs (and at the end).
+
+    root: a data set in DAVIS layout, or null for no validation.  clips_gap: gap of the clips whose loss is
+    measured.  sequences: a short list of names, empty = all.  keys: feature layers whose J&F is measured;
+    the best snapshot is chosen by the first.
+    """
+
+    every_epochs: int
+    root: str | None
+    clips_gap: int
+    keys: tuple[str, ...]
+    sequences: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        require(self.every_epochs >= 1, "validation.every_epochs", self.every_epochs, "1 or more")
+        require(self.clips_gap >= 1, "validation.clips_gap", self.clips_gap, "1 or more")
+        require(len(self.keys) >= 1, "validation.keys", self.keys, "at least one feature layer")
+
+
+@dataclass(frozen=True)
+class Log:
+    """How often things are written, in steps.  checkpoint_steps: last.pth; picture_steps: TensorBoard pictures."""
+
+    scalar_steps: int = 10
+    picture_steps: int = 500
+    checkpoint_steps: int = 200
+
+    def __post_init__(self):
+        for name in ("scalar_steps", "picture_steps", "checkpoint_steps"):
+            require(getattr(self, name) >= 1, f"log.{name}", getattr(self, name), "1 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: every section of one YAML file.  `method` is the Config of models/methods/<method.name>.py."""
+
+    method: Any
+    data: Data
+    clip: Clip
+    optim: Optim
+    schedule: Schedule
+    validation: Validation
+    propagation: Propagation
+    log: Log = field(default_factory=Log)
+    seed: int = 0

@@ -1,0 +1,62 @@
+"""The contract of a method: what train.py and infer_vos.py ask of it, and nothing else.
+
+A method is one module in models/methods/ with three names:
+
+    Config    frozen dataclass: the keys of the YAML's `method` section, `name` and `backbone` among them
+    Views     Views(config), picklable; runs in the loader's workers
+    Method    Method(config), an nn.Module
+
+Legend: B clips, T frames, D channels, h w feature cells.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The scalar to minimise, with gradient, and its named parts, detached, for the log."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Views:
+    """Turns one clip into one training sample, in a worker process."""
+
+    def __call__(self, frames, rng) -> dict[str, Tensor]:
+        """frames: T uint8 RGB arrays [H,W,3] of one video; rng: numpy Generator, the only source of chance.
+
+        Returns tensors without a batch dimension; the loader stacks them.
+        """
+        raise NotImplementedError
+
+
+class Method(nn.Module):
+    """A network with the loss that trains it.  Subclasses override what they need."""
+
+    #: names that `features` accepts, the default of inference first
+    keys: tuple[str, ...] = ()
+    #: cells are stride x stride pixels
+    stride: int = 8
+
+    def forward(self, batch, progress) -> Losses:
+        """The paper's loss of a batch as Views make it, stacked; progress: core.schedule.Progress."""
+        raise NotImplementedError
+
+    def before_step(self, progress) -> None:
+        """Called between backward and the optimiser's step (INO freezes its last layer here)."""
+
+    def after_step(self, progress) -> None:
+        """Called after the optimiser's step (INO moves its teacher here)."""
+
+    def features(self, frames, key) -> Tensor:
+        """frames [B,3,H,W], ImageNet-normalised -> [B,D,h,w], unit norm over D.  No autograd, evaluation mode."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def pictures(self, batch) -> dict[str, Tensor]:
+        """name -> uint8 RGB [3,H,W]: what TensorBoard shows of a batch."""
+        return {}

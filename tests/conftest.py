@@ -1,0 +1,38 @@
+"""Fixtures that several tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def shared():
+    """path -> that path among the reference data beside the clone; skips the test where it is not there."""
+
+    def find(path):
+        found = SHARED / path
+        if not found.exists():
+            pytest.skip(f"reference data ../shared/{path} is not here")
+        return found
+
+    return find
+
+
+@pytest.fixture
+def golden(shared):
+    """name -> the arrays of ../shared/golden/<name>.npz as a dict."""
+
+    def load(name):
+        with np.load(shared(f"golden/{name}.npz")) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    return load
