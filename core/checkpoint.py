@@ -1,0 +1,100 @@
+"""Checkpoints: everything a run needs to go on, in one file that loads without running code."""
+
+import os
+import pickle
+import random
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.errors import UserError
+
+
+def save(path, state):
+    """Write `state` beside `path`, then rename: a reader sees the old file or the new one, never half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(path):
+    """The state in a checkpoint file, on the CPU, by weights_only=True.
+
+    Raises UserError where the file is missing, broken, or needs code to be run.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name the checkpoint file in it") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be loaded without running code from it, or is no checkpoint: {reason}") from None
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: is not a readable checkpoint: {reason}") from None
+
+
+def load_strictly(module, state, source):
+    """Copy a state_dict into the module by name; UserError listing what is missing, left over or misshapen."""
+    own = module.state_dict()
+    missing = [k for k in own if k not in state]
+    left_over = [k for k in state if k not in own]
+    shape = lambda value: list(getattr(value, "shape", ["no tensor"]))
+    shapes = [f"{k} {shape(state[k])} (here {shape(own[k])})" for k in own if k in state and shape(state[k]) != shape(own[k])]
+    problems = [
+        f"{title}: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}"
+        for title, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise UserError(f"{source}: does not fit this network; " + "; ".join(problems))
+    module.load_state_dict(state)
+
+
+def rng_state():
+    """The state of every global random generator, as tensors and lists."""
+    version, values, gauss = random.getstate()
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(values), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(cached)],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_rng(state):
+    """Put the generators where rng_state found them."""
+    torch.set_rng_state(state["torch"])
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def git_revision(folder):
+    """The commit of the code, with "+changes" where files differ from it, or "unknown" outside git."""
+    try:
+        run = lambda *words: subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

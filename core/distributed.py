@@ -1,0 +1,48 @@
+"""One process or several (torchrun): start, rank, and gathering with gradients."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch.distributed.nn.functional import all_gather
+
+
+def start(device):
+    """Join the process group that torchrun describes, if any.  -> the device of this process."""
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    return device
+
+
+def stop():
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(rows):
+    """The rows of all ranks, [world * n, ...] in rank order, with gradient to every rank's rows.
+
+    With one process the rows themselves.  Every rank must bring the same shape.
+    """
+    return torch.cat(all_gather(rows)) if world_size() > 1 else rows
+
+
+def any_rank(flag, device):
+    """True where any rank says so, so that all ranks stop at the same step."""
+    if world_size() == 1:
+        return flag
+    total = torch.tensor(float(flag), device=device)
+    dist.all_reduce(total)
+    return bool(total.item() > 0)

@@ -1,0 +1,79 @@
+"""Masks as pictures: indexed PNGs with the DAVIS palette, and overlays to look at.
+
+Legend: H W pixels.  ids: uint8 [H,W], 0 = background, any other number = an object.
+"""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from core.errors import UserError
+
+
+def palette():
+    """The colours of ids 0..255, uint8 RGB [256,3], as DAVIS and PASCAL VOC have them.
+
+    The rule: the bits of an id, lowest first, go in turn to red, green and blue, filling each from its
+    highest bit down.
+    """
+    ids = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((ids >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+PALETTE = palette()
+
+
+def save(image, path, **options):
+    """Write a PIL image beside its place, then rename: path is there whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    image.save(part, format={".png": "PNG", ".jpg": "JPEG"}[path.suffix.lower()], **options)
+    os.replace(part, path)
+
+
+def write_indexed(path, ids):
+    """Write ids, uint8 [H,W], as an indexed PNG with the DAVIS palette; atomic."""
+    assert ids.dtype == np.uint8 and ids.ndim == 2, (ids.dtype, ids.shape)
+    image = Image.fromarray(ids)
+    image.putpalette(PALETTE.tobytes())
+    save(image, path)
+
+
+def read_ids(path):
+    """The ids of an indexed or grey picture -> uint8 [H,W].
+
+    Raises UserError naming the file where it is missing, damaged, or holds colours instead of ids.
+    """
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            if mode in ("P", "L", "1"):
+                return np.array(image, dtype=np.uint8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such mask") from None
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise UserError(f"{path}: cannot be read as a mask ({error}); restore the file") from error
+    raise UserError(
+        f"{path}: a picture of mode {mode}; a mask is an indexed (P) or grey 8-bit (L) PNG whose pixel "
+        "values are the object ids; colours cannot be turned into ids without guessing"
+    )
+
+
+def overlay(frame, ids, opacity=0.5):
+    """The frame with every object tinted in its colour and outlined.
+
+    frame uint8 RGB [H,W,3], ids uint8 [H,W] -> uint8 RGB [H,W,3].
+    """
+    tinted = cv2.addWeighted(frame, 1 - opacity, PALETTE[ids], opacity, 0)
+    picture = np.where((ids > 0)[..., None], tinted, frame)
+    width = max(1, round(min(ids.shape) / 400))
+    around = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    edge = cv2.dilate(ids, around) != ids
+    picture[edge] = 255
+    return picture

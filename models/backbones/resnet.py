@@ -1,0 +1,33 @@
+"""torchvision's ResNet-18 with output stride 8."""
+
+from torch import nn
+from torchvision.models import resnet18
+
+
+class Backbone(nn.Module):
+    """images [B,3,H,W] -> {"res3": [B,256,h,w], "res4": [B,512,h,w]}, h = ceil(H/8), w = ceil(W/8).
+
+    Every convolution of layer3 and layer4 has stride 1, their shortcuts too; no pooling at the end, no
+    classifier.  Initialised at random, as torchvision does it.
+    """
+
+    stride = 8
+    channels = {"res3": 256, "res4": 512}
+
+    def __init__(self):
+        super().__init__()
+        net = resnet18(weights=None)
+        for layer in (net.layer3, net.layer4):
+            for module in layer.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.stride = (1, 1)
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    def forward(self, images, last="res4"):
+        """last="res3" stops before layer4, which then costs nothing."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = {"res3": self.layer3(self.layer2(self.layer1(x)))}
+        if last == "res4":
+            maps["res4"] = self.layer4(maps["res3"])
+        return maps

@@ -1,0 +1,33 @@
+"""Small pieces that several methods are built from.  B batch, D channels, h w cells."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class ConvHead(nn.Sequential):
+    """Per-cell projection: 1x1 convolution, batch norm, ReLU, 1x1 convolution.  [B,D_in,h,w] -> [B,D_out,h,w]."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.add_module("conv1", nn.Conv2d(in_channels, in_channels, 1))
+        self.add_module("bn1", nn.BatchNorm2d(in_channels))
+        self.add_module("relu", nn.ReLU(inplace=True))
+        self.add_module("conv2", nn.Conv2d(in_channels, out_channels, 1))
+
+
+def unit(maps):
+    """Every cell's vector at unit length: L2 norm over dimension 1, in float32."""
+    return F.normalize(maps.float(), dim=1)
+
+
+def warp(maps_BDhw, theta_B23, mode="nearest"):
+    """maps seen through theta, as affine_grid and grid_sample with align_corners=False define it; 0 outside."""
+    grid = F.affine_grid(theta_B23.to(maps_BDhw.dtype), list(maps_BDhw.shape), align_corners=False)
+    return F.grid_sample(maps_BDhw, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def gather_cells(maps_BDhw, index_Bn):
+    """The vectors at flat cell indices (row * w + column).  -> [B,n,D]."""
+    flat_BPD = maps_BDhw.flatten(2).transpose(1, 2)
+    return torch.gather(flat_BPD, 1, index_Bn[..., None].expand(-1, -1, flat_BPD.shape[-1]))

@@ -1,0 +1,191 @@
+"""DUL: Dense Unsupervised Learning for Video Segmentation (NeurIPS 2021, arXiv 2111.06265).
+
+A network learns from raw video by self-training: cells of a clip are told apart by their similarity to
+anchors, a grid of cells of the clip's first frame, and the assignment seen in one view is the label of the
+other, transformed view.
+
+Legend: B clips, T frames, D channels, h w cells, N anchors a clip, m cells of the cross-view term.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from core import components, distributed
+from core.schema import require
+from models.layers import ConvHead, gather_cells, unit, warp
+from models.method import Losses
+from models.method import Method as BaseMethod
+from models.methods.dul_views import Views
+
+__all__ = ["PUBLISHED_CONFIG", "Config", "Method", "Views", "dul_losses", "published"]
+
+PUBLISHED_CONFIG = "ytvos.yaml"
+
+
+@dataclass(frozen=True)
+class Config:
+    """embedding: channels of `key`.  anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.
+
+    crop_px: side of both views.  resize_px: range of the short side before the crop.  random_crop: false =
+    centre.  flip: probability, for the clip and again for the transformed view.  zoom: range of the
+    transformed view's side relative to the plain view's.
+    """
+
+    name: Literal["dul"]
+    backbone: Literal["resnet"]
+    embedding: int
+    temperature: float
+    anchor_grid: int
+    cross_grid: int
+    cross_weight: float
+    crop_px: int
+    resize_px: tuple[int, int]
+    random_crop: bool
+    flip: float
+    zoom: tuple[float, float]
+
+    def __post_init__(self):
+        cells = self.crop_px // 8
+        require(self.embedding >= 1, "method.embedding", self.embedding, "1 or more")
+        require(self.temperature > 0, "method.temperature", self.temperature, "above 0")
+        require(self.crop_px >= 32 and self.crop_px % 8 == 0, "method.crop_px", self.crop_px, "a multiple of 8, 32 or more")
+        for key in ("anchor_grid", "cross_grid"):
+            side = getattr(self, key)
+            require(1 <= side <= cells, f"method.{key}", side, f"between 1 and method.crop_px / 8 = {cells}")
+        require(self.cross_weight >= 0, "method.cross_weight", self.cross_weight, "0 or more")
+        low, high = self.resize_px
+        require(16 <= low <= high, "method.resize_px", self.resize_px, "[low, high] with 16 <= low <= high")
+        require(0 <= self.flip <= 1, "method.flip", self.flip, "a probability")
+        require(0 < self.zoom[0] <= self.zoom[1] <= 1, "method.zoom", self.zoom, "[low, high] with 0 < low <= high <= 1")
+
+
+class Method(BaseMethod):
+    """Backbone, `key` head, and the self-training loss."""
+
+    keys = ("res4", "key", "res3")
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.backbone = components.load("backbone", config.backbone).Backbone()
+        self.head = ConvHead(self.backbone.channels["res4"], config.embedding)
+
+    def forward(self, batch, progress=None):
+        """batch: plain, transformed [B,T,3,H,W], theta [B,T,2,3].  -> Losses: total, temp, cross_key."""
+        anchor_index, reference_index = self._draw_cells(batch["plain"])
+        return self._losses(batch, anchor_index, reference_index)[0]
+
+    def _losses(self, batch, anchor_index, reference_index):
+        plain, transformed = self._embed(batch["plain"], batch["transformed"])
+        terms = dul_losses(plain, transformed, batch["theta"], anchor_index, reference_index, self.config.temperature)
+        total = terms["temp"] + self.config.cross_weight * terms["cross_key"]
+        return Losses(total, {k: v.detach() for k, v in terms.items()}), plain, transformed
+
+    def _embed(self, plain, transformed):
+        """Unit `key` features of both views, [B,T,D,h,w]; gradient in all but the transformed frames 1..T-1.
+
+        Two passes through the network, with gradient and without, both moving the batch-norm statistics.
+        """
+        B, T = plain.shape[:2]
+        with_gradient = torch.cat([plain, transformed[:, :1]], dim=1).flatten(0, 1)
+        first = self._key(with_gradient).unflatten(0, (B, T + 1))
+        with torch.no_grad():
+            rest = self._key(transformed[:, 1:].flatten(0, 1)).unflatten(0, (B, T - 1))
+        return first[:, :T], torch.cat([first[:, T:], rest], dim=1)
+
+    def _key(self, images):
+        return unit(self.head(self.backbone(images)["res4"]))
+
+    def _draw_cells(self, plain):
+        """Anchors and cross-view cells: uniform grids with one random offset per clip and axis."""
+        B, side = plain.shape[0], plain.shape[-1] // self.stride
+        return (
+            grid_cells(B, side, self.config.anchor_grid, plain.device),
+            grid_cells(B, side, self.config.cross_grid, plain.device),
+        )
+
+    @torch.no_grad()
+    def features(self, frames, key):
+        if key == "key":
+            return self._key(frames)
+        return unit(self.backbone(frames, last=key)[key])
+
+    @torch.no_grad()
+    def pictures(self, batch):
+        from models.methods.dul_pictures import training_sample
+
+        one = {name: value[:1] for name, value in batch.items()}
+        anchor_index, reference_index = self._draw_cells(one["plain"])
+        _, plain, transformed = self._losses(one, anchor_index, reference_index)
+        return {"sample": training_sample(one, plain, transformed, anchor_index, self.config.temperature)}
+
+
+def grid_cells(clips, side, grid, device):
+    """Flat indices [clips, grid * grid] of a uniform grid x grid of the side x side cells.
+
+    One random offset per clip and axis, 0 <= offset < side // grid, from torch's global generator on the CPU,
+    so that a run draws the same cells on every device.
+    """
+    step = side // grid
+    offset = torch.randint(step, (clips, 2, 1))
+    places = torch.arange(grid) * step + offset  # [clips, 2, grid]
+    rows, columns = places[:, 0], places[:, 1]
+    return (rows[:, :, None] * side + columns[:, None, :]).flatten(1).to(device)
+
+
+def dul_losses(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, reference_index_Bm, temperature):
+    """The two terms of the loss (Sec. 3 of the paper).
+
+    plain_BTDhw, transformed_BTDhw: features of the two views, unit norm over D.  theta_BT23: warps the plain
+    view onto the transformed one (affine_grid).  anchor_index_Bn, reference_index_Bm: flat cells of frame 0.
+    Gradient flows into plain_BTDhw and into frame 0 of transformed_BTDhw; its other frames only label.
+
+    Returns {"temp", "cross_key"}, scalars.  With several processes the anchors of all are the classes, so
+    that the mean over the processes is the loss of one process with the whole batch.
+    """
+    logits, labels = self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, temperature)
+    temp = F.cross_entropy(logits[:, 1:].flatten(0, 2), labels[:, 1:].flatten())
+    cross_key = _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, temperature)
+    return {"temp": temp, "cross_key": cross_key}
+
+
+def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, temperature):
+    """Warped plain logits [B,T,hw,C] over the anchors of all clips, and pseudo labels [B,T,hw] in 0..C-1."""
+    B, T = plain_BTDhw.shape[:2]
+    own = gather_cells(plain_BTDhw[:, 0], anchor_index_Bn)  # [B,N,D]
+    anchors = distributed.gather(own.flatten(0, 1))  # [C,D]
+    # Nearest sampling copies whole cells: warping the features is warping the logits, at D instead of C channels.
+    warped = warp(plain_BTDhw.flatten(0, 1), theta_BT23.flatten(0, 1)).unflatten(0, (B, T))
+    logits = warped.flatten(3).transpose(2, 3) @ anchors.T / temperature
+    with torch.no_grad():
+        affinity = torch.einsum("btdp,bnd->btpn", transformed_BTDhw.flatten(3), own)
+        first = torch.arange(B, device=own.device) + distributed.rank() * B
+        labels = affinity.argmax(-1) + (first * own.shape[1])[:, None, None]
+    return logits, labels
+
+
+def _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, temperature):
+    """Cells of frame 0 must find themselves in the other view among the cells of all clips."""
+    warped = warp(plain_BTDhw[:, 0], theta_BT23[:, 0])
+    queries = gather_cells(warped, reference_index_Bm).flatten(0, 1)
+    targets = gather_cells(transformed_BTDhw[:, 0], reference_index_Bm).flatten(0, 1)
+    own = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
+    return F.cross_entropy(queries @ distributed.gather(targets).T / temperature, own)
+
+
+def published(content):
+    """An official DUL snapshot {"model", "opt", "score", "epoch"} -> our state_dict, or None if it is not one.
+
+    Their names start with `fast_net.`, optionally behind `module.`; the head is called `emb_q`.
+    """
+    model = content.get("model")
+    if not isinstance(model, dict):
+        return None
+    names = {key: key.removeprefix("module.") for key in model}
+    if not any(name.startswith("fast_net.") for name in names.values()):
+        return None
+    ours = lambda name: name.removeprefix("fast_net.").replace("emb_q.", "head.", 1)
+    return {ours(name): model[key] for key, name in names.items()}

@@ -1,0 +1,62 @@
+"""What TensorBoard shows of a DUL training sample."""
+
+import torch
+import torch.nn.functional as F
+
+from core.augment import MEAN, STD
+from models.methods.dul import self_training
+
+
+def training_sample(batch, plain, transformed, anchor_index, temperature):
+    """One clip as a sheet of T columns.  -> uint8 [3, rows, columns].
+
+    batch: one clip as the loss gets it; plain, transformed: its features.  Rows: the plain view (anchors
+    marked on frame 0), the transformed view, its pseudo labels, the plain view's prediction warped onto it,
+    and where the two disagree (white = the label had no probability).
+    """
+    h, w = plain.shape[-2:]
+    size = batch["plain"].shape[-2:]
+    logits, labels = self_training(plain, transformed, batch["theta"], anchor_index, temperature)
+    chance = logits[0].softmax(-1)
+    miss = 1 - chance.gather(-1, labels[0, ..., None])[..., 0]
+    colours = _anchor_colours(anchor_index[0], h, w)
+    rows = [
+        _mark(_photo(batch["plain"][0]), anchor_index[0], h, w),
+        _photo(batch["transformed"][0]),
+        _blend(_photo(batch["transformed"][0]), _cells(colours[labels[0]], h, w, size)),
+        _cells(colours[chance.argmax(-1)], h, w, size),
+        _cells(miss[..., None].expand(-1, -1, 3), h, w, size),
+    ]
+    sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+    return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _photo(frames):
+    """Normalised [T,3,H,W] -> [0,1]."""
+    mean, std = (torch.tensor(v, device=frames.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (frames * std + mean).clamp(0, 1)
+
+
+def _anchor_colours(index, h, w):
+    """A colour per anchor by its place: red grows downwards, green to the right.  -> [N,3]."""
+    row, column = index // w / max(h - 1, 1), index % w / max(w - 1, 1)
+    return torch.stack([row, column, 1 - (row + column) / 2], dim=-1).float()
+
+
+def _cells(values_TPC, h, w, size):
+    maps = values_TPC.transpose(1, 2).unflatten(2, (h, w)).float()
+    return F.interpolate(maps, size=size, mode="nearest")
+
+
+def _blend(photo, colour):
+    return 0.35 * photo + 0.65 * colour
+
+
+def _mark(photo, index, h, w):
+    """A white square on every anchor of frame 0."""
+    photo = photo.clone()
+    step_y, step_x = photo.shape[-2] / h, photo.shape[-1] / w
+    for cell in index.tolist():
+        y, x = int((cell // w + 0.5) * step_y), int((cell % w + 0.5) * step_x)
+        photo[0, :, max(y - 2, 0) : y + 2, max(x - 2, 0) : x + 2] = 1.0
+    return photo
