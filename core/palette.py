@@ -3,13 +3,11 @@
 Legend: H W pixels.  ids: uint8 [H,W], 0 = background, any other number = an object.
 """
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from core.atomic import replacing
 from core.errors import UserError
 
 
@@ -29,20 +27,19 @@ def palette():
 PALETTE = palette()
 
 
-def save(image, path, **options):
-    """Write a PIL image beside its place, then rename: path is there whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    image.save(part, format={".png": "PNG", ".jpg": "JPEG"}[path.suffix.lower()], **options)
-    os.replace(part, path)
-
-
 def write_indexed(path, ids):
     """Write ids, uint8 [H,W], as an indexed PNG with the DAVIS palette; atomic."""
     assert ids.dtype == np.uint8 and ids.ndim == 2, (ids.dtype, ids.shape)
     image = Image.fromarray(ids)
     image.putpalette(PALETTE.tobytes())
-    save(image, path)
+    with replacing(path) as part:
+        image.save(part, format="PNG")
+
+
+def write_picture(path, picture):
+    """Write uint8 RGB [H,W,3] as a JPEG; atomic."""
+    with replacing(path) as part:
+        Image.fromarray(picture).save(part, format="JPEG", quality=90)
 
 
 def read_ids(path):

@@ -61,19 +61,19 @@ def evaluate(annotations, results, sequences=None, workers=None):
     for folder in (annotations, results):
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder of masks")
-    names = list(sequences) if sequences is not None else sorted(f.name for f in annotations.iterdir() if f.is_dir())
-    if not names:
+    if sequences is None:
+        sequences = sorted(folder.name for folder in annotations.iterdir() if folder.is_dir())
+    if not sequences:
         raise UserError(f"{annotations}: holds no sequence; expected {annotations}/<sequence>/<frame>.png")
-    folders = [(annotations / name, results / name) for name in names]
-    workers = min(len(names), workers or os.cpu_count() or 1)
+    folders = [(annotations / name, results / name) for name in sequences]
+    workers = min(len(sequences), workers or os.cpu_count() or 1)
     if workers == 1:
-        scores = map(score_sequence, *zip(*folders))
-        return [score for of_sequence in scores for score in of_sequence]
+        return [score for folder in folders for score in score_sequence(*folder)]
     # Spawned, not forked: the caller may hold threads or a GPU.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            return [score for of_sequence in pool.map(score_sequence, *zip(*folders)) for score in of_sequence]
+            return [score for scores in pool.map(score_sequence, *zip(*folders)) for score in scores]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -81,48 +81,68 @@ def evaluate(annotations, results, sequences=None, workers=None):
 
 def score_sequence(annotation, result):
     """Score the objects of one sequence; annotation, result: its two folders -> list of ObjectScore."""
-    paths = sorted(annotation.glob("*.png")) if annotation.is_dir() else []
+    paths = sorted(annotation.glob("*.png"))
     if len(paths) < 3:
         raise UserError(
-            f"{annotation}: {len(paths)} annotated frames; the first and the last are left out, so at least 3 are needed"
+            f"{annotation}: {len(paths)} annotated frames; at least 3 are needed, "
+            "because the first and the last are left out"
         )
     if not result.is_dir():
-        raise UserError(f"{result}: no results for this sequence; name those to be scored in a list (--sequences)")
-    objects = object_ids(read_ids(paths[0]))
+        raise UserError(f"{result}: no results for this sequence; list the sequences to score (--sequences)")
+    objects = sorted(object_ids(read_ids(paths[0])))
     if not objects:
-        raise UserError(f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score")
-    known = set(objects) | object_ids(read_ids(paths[-1]))
-    measures, stray = [], {}
+        raise UserError(
+            f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score"
+        )
+    J_TM, F_TM = np.moveaxis(measure(paths, result, objects), 2, 0)
+    return [
+        ObjectScore(annotation.name, id, len(J_T), jf.statistics(J_T), jf.statistics(F_T))
+        for id, J_T, F_T in zip(objects, J_TM.T, F_TM.T)
+    ]
+
+
+def measure(paths, result, objects):
+    """J and F of every object in every frame but the first and the last -> [T-2,M,2].
+
+    An object that a prediction lacks is empty there.  Predicted ids that stand in no annotation of the
+    sequence are refused; those of objects that appear later are not, but are not scored.
+    """
+    known = object_ids(read_ids(paths[0])) | object_ids(read_ids(paths[-1]))
+    measures, predicted = [], {}
     for path in paths[1:-1]:
         truth = read_ids(path)
         prediction = read_prediction(result / path.name, truth.shape, path)
         known |= object_ids(truth)
-        for id in np.unique(prediction[prediction > 0]).tolist():
-            stray.setdefault(id, result / path.name)
+        for id in ids_in(prediction) - {0}:
+            predicted.setdefault(id, result / path.name)
         void = truth == VOID
         void = void if void.any() else None
-        measures.append([jf.j_and_f(truth == id, prediction == id, void) for id in sorted(objects)])
-    for id, path in stray.items():
+        measures.append([jf.j_and_f(truth == id, prediction == id, void) for id in objects])
+    for id, path in predicted.items():
         if id not in known:
-            raise UserError(f"{path}: holds id {id}, which the annotation of this sequence ({sorted(known)}) does not have")
-    J_TM, F_TM = np.moveaxis(np.array(measures), 2, 0)
-    return [
-        ObjectScore(annotation.name, id, len(measures), jf.statistics(J_T), jf.statistics(F_T))
-        for id, J_T, F_T in zip(sorted(objects), J_TM.T, F_TM.T)
-    ]
+            raise UserError(f"{path}: holds id {id}; the annotation of this sequence has {sorted(known)}")
+    return np.array(measures)
 
 
-def object_ids(ids):
-    """The ids in a mask but background and void, as a set."""
-    return set(np.unique(ids).tolist()) - {0, VOID}
+def ids_in(mask):
+    """All numbers in a mask, as a set."""
+    return set(np.flatnonzero(np.bincount(mask.ravel())).tolist())
+
+
+def object_ids(mask):
+    """The numbers in a mask but background and void, as a set."""
+    return ids_in(mask) - {0, VOID}
 
 
 def read_prediction(path, shape, truth_path):
     """The predicted ids of a frame, checked against the shape [H,W] of its annotation."""
     prediction = read_ids(path)
     if prediction.shape != shape:
-        size, expected = (f"{s[1]}x{s[0]}" for s in (prediction.shape, shape))
-        raise UserError(f"{path}: {size} pixels, but its annotation {truth_path} has {expected}; write masks in the size of the annotation")
+        size, expected = (f"{width}x{height}" for height, width in (prediction.shape, shape))
+        raise UserError(
+            f"{path}: {size} pixels where its annotation {truth_path} has {expected}; "
+            "masks must have the size of the annotation"
+        )
     return prediction
 
 

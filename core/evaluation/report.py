@@ -1,9 +1,9 @@
 """Scores -> a table for the terminal, the official tool's two CSV files, JSON."""
 
 import json
-import os
 from pathlib import Path
 
+from core.atomic import replacing
 from core.evaluation.davis import overall
 
 GLOBAL_CSV = "global_results-val.csv"
@@ -24,29 +24,26 @@ def table(scores):
     rows = [(s.name, ((s.J.mean + s.F.mean) / 2, *s.J, *s.F)) for s in scores]
     rows.append((f"mean of {len(scores)} object{'s' * (len(scores) > 1)}", global_row(scores)))
     width = max(len(name) for name, _ in rows)
-    head = " " * width + "".join(f"{column.removesuffix('-Mean') if column == 'J&F-Mean' else column:>10}" for column in GLOBAL_COLUMNS)
+    head = " " * width + "".join(f"{column:>10}" for column in ("J&F", *GLOBAL_COLUMNS[1:]))
     lines = [f"{name:<{width}}" + "".join(f"{value:>10.3f}" for value in values) for name, values in rows]
     return "\n".join([head, *lines[:-1], "-" * len(head), lines[-1]])
 
 
 def write(scores, folder):
     """Write both CSV files (three decimals, official form) and scores.json (all digits) into folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     values = ",".join(f"{value:.3f}" for value in global_row(scores))
-    replace(folder / GLOBAL_CSV, f"{','.join(GLOBAL_COLUMNS)}\n{values}\n")
     lines = [f"{s.name},{s.J.mean:.3f},{s.F.mean:.3f}\n" for s in scores]
-    replace(folder / SEQUENCE_CSV, "Sequence,J-Mean,F-Mean\n" + "".join(lines))
-    replace(folder / SCORES_JSON, json.dumps(as_dict(scores), indent=1) + "\n")
+    texts = {
+        GLOBAL_CSV: f"{','.join(GLOBAL_COLUMNS)}\n{values}\n",
+        SEQUENCE_CSV: "Sequence,J-Mean,F-Mean\n" + "".join(lines),
+        SCORES_JSON: json.dumps(as_dict(scores), indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        with replacing(Path(folder) / name) as part:
+            part.write_text(text)
 
 
 def as_dict(scores):
     """Plain numbers: {"global": {column: value}, "objects": {name: {"frames", "J": {...}, "F": {...}}}}."""
     objects = {s.name: {"frames": s.frames, "J": s.J._asdict(), "F": s.F._asdict()} for s in scores}
     return {"global": dict(zip(GLOBAL_COLUMNS, global_row(scores))), "objects": objects}
-
-
-def replace(path, text):
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
