@@ -5,27 +5,20 @@ import pickle
 import random
 import subprocess
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from core.atomic import replacing
 from core.errors import UserError
 
 
 def save(path, state):
-    """Write `state` beside `path`, then rename: a reader sees the old file or the new one, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write `state` to path; a reader sees the old file or the new one, never half."""
+    with replacing(path) as part, open(part, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path):
@@ -41,7 +34,7 @@ def load(path):
         raise UserError(f"{path}: is a folder; name the checkpoint file in it") from None
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be loaded without running code from it, or is no checkpoint: {reason}") from None
+        raise UserError(f"{path}: is no checkpoint, or needs code to be run, which is refused: {reason}") from None
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: is not a readable checkpoint: {reason}") from None
@@ -53,7 +46,8 @@ def load_strictly(module, state, source):
     missing = [k for k in own if k not in state]
     left_over = [k for k in state if k not in own]
     shape = lambda value: list(getattr(value, "shape", ["no tensor"]))
-    shapes = [f"{k} {shape(state[k])} (here {shape(own[k])})" for k in own if k in state and shape(state[k]) != shape(own[k])]
+    misfits = [k for k in own if k in state and shape(state[k]) != shape(own[k])]
+    shapes = [f"{k} {shape(state[k])} (here {shape(own[k])})" for k in misfits]
     problems = [
         f"{title}: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}"
         for title, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))

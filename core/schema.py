@@ -10,10 +10,14 @@ from typing import Any, Literal
 from core.errors import UserError
 
 
-def require(ok, key, value, allowed):
-    """Raise UserError "key = value: must be allowed" unless ok."""
-    if not ok:
-        raise UserError(f"{key} = {value!r}: must be {allowed}")
+def checker(section, title):
+    """check(key, ok, allowed): UserError "title.key = value: must be allowed" unless ok."""
+
+    def check(key, ok, allowed):
+        if not ok:
+            raise UserError(f"{title}.{key} = {getattr(section, key)!r}: must be {allowed}")
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,9 @@ class Clip:
     order: Literal["random", "kept"] = "random"
 
     def __post_init__(self):
-        require(self.frames >= 2, "clip.frames", self.frames, "2 or more")
-        require(self.gap >= 1, "clip.gap", self.gap, "1 or more")
+        check = checker(self, "clip")
+        check("frames", self.frames >= 2, "2 or more")
+        check("gap", self.gap >= 1, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,10 @@ class Data:
     bad_share: float = 0.05
 
     def __post_init__(self):
-        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
-        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
-        require(0 <= self.bad_share <= 1, "data.bad_share", self.bad_share, "between 0 and 1")
+        check = checker(self, "data")
+        check("batch_size", self.batch_size >= 1, "1 or more")
+        check("workers", self.workers >= 0, "0 or more")
+        check("bad_share", 0 <= self.bad_share <= 1, "between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -75,17 +81,18 @@ class Optim:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self):
-        require(self.lr > 0, "optim.lr", self.lr, "above 0")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
-        require(self.bias_lr_factor > 0, "optim.bias_lr_factor", self.bias_lr_factor, "above 0")
-        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+        check = checker(self, "optim")
+        check("lr", self.lr > 0, "above 0")
+        check("weight_decay", self.weight_decay >= 0, "0 or more")
+        check("bias_lr_factor", self.bias_lr_factor > 0, "above 0")
+        check("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
         if self.name == "sgd":
-            require(self.momentum is not None and 0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1) for sgd")
-            require(self.betas is None, "optim.betas", self.betas, "left out for sgd")
+            check("momentum", self.momentum is not None and 0 <= self.momentum < 1, "in [0, 1) for sgd")
+            check("betas", self.betas is None, "left out for sgd")
         else:
             ok = self.betas is not None and all(0 <= b < 1 for b in self.betas)
-            require(ok, "optim.betas", self.betas, f"two numbers in [0, 1) for {self.name}")
-            require(self.momentum is None, "optim.momentum", self.momentum, f"left out for {self.name}")
+            check("betas", ok, f"two numbers in [0, 1) for {self.name}")
+            check("momentum", self.momentum is None, f"left out for {self.name}")
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,15 @@ class Schedule:
     steps: int | None = None
 
     def __post_init__(self):
-        require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
-        require(self.steps is None or self.steps >= 1, "schedule.steps", self.steps, "1 or more, or null")
-        require(0 <= self.warmup_epochs <= self.epochs, "schedule.warmup_epochs", self.warmup_epochs, "between 0 and schedule.epochs")
+        check = checker(self, "schedule")
+        check("epochs", self.epochs >= 1, "1 or more")
+        check("steps", self.steps is None or self.steps >= 1, "1 or more, or null")
+        check("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "between 0 and schedule.epochs")
         if self.kind == "step":
-            require(self.factor is not None and 0 < self.factor <= 1, "schedule.factor", self.factor, "in (0, 1] for kind step")
-            require(self.every_epochs is not None and self.every_epochs >= 1, "schedule.every_epochs", self.every_epochs, "1 or more for kind step")
+            check("factor", self.factor is not None and 0 < self.factor <= 1, "in (0, 1] for kind step")
+            check("every_epochs", self.every_epochs is not None and self.every_epochs >= 1, "1 or more for kind step")
         else:
-            require(self.final_lr is not None and self.final_lr >= 0, "schedule.final_lr", self.final_lr, "0 or more for kind cosine")
+            check("final_lr", self.final_lr is not None and self.final_lr >= 0, "0 or more for kind cosine")
 
 
 @dataclass(frozen=True)
@@ -146,16 +154,17 @@ class Propagation:
     hd_to_720: bool = False
 
     def __post_init__(self):
-        require(self.window in ("disc", "square"), "propagation.window", self.window, "'disc' or 'square'")
+        check = checker(self, "propagation")
+        check("window", self.window in ("disc", "square"), "'disc' or 'square'")
         least = 1 if self.window == "disc" else 0
-        require(self.radius >= least, "propagation.radius", self.radius, f"{least} or more for a {self.window}")
-        require(self.temperature > 0, "propagation.temperature", self.temperature, "above 0")
-        require(self.top_k >= 1, "propagation.top_k", self.top_k, "1 or more")
-        require(self.context >= 0, "propagation.context", self.context, "0 or more")
-        require(self.readout in ("smooth", "grid"), "propagation.readout", self.readout, "'smooth' or 'grid'")
-        require(not (self.min_max and self.readout == "smooth"), "propagation.min_max", self.min_max, "false with readout 'smooth'")
-        require(self.short_side is None or self.short_side >= 16, "propagation.short_side", self.short_side, "16 or more, or null")
-        require(self.multiple >= 1, "propagation.multiple", self.multiple, "1 or more")
+        check("radius", self.radius >= least, f"{least} or more for a {self.window}")
+        check("temperature", self.temperature > 0, "above 0")
+        check("top_k", self.top_k >= 1, "1 or more")
+        check("context", self.context >= 0, "0 or more")
+        check("readout", self.readout in ("smooth", "grid"), "'smooth' or 'grid'")
+        check("min_max", not (self.min_max and self.readout == "smooth"), "false with readout 'smooth'")
+        check("short_side", self.short_side is None or self.short_side >= 16, "16 or more, or null")
+        check("multiple", self.multiple >= 1, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -174,9 +183,10 @@ class Validation:
     sequences: tuple[str, ...] = ()
 
     def __post_init__(self):
-        require(self.every_epochs >= 1, "validation.every_epochs", self.every_epochs, "1 or more")
-        require(self.clips_gap >= 1, "validation.clips_gap", self.clips_gap, "1 or more")
-        require(len(self.keys) >= 1, "validation.keys", self.keys, "at least one feature layer")
+        check = checker(self, "validation")
+        check("every_epochs", self.every_epochs >= 1, "1 or more")
+        check("clips_gap", self.clips_gap >= 1, "1 or more")
+        check("keys", len(self.keys) >= 1, "at least one feature layer")
 
 
 @dataclass(frozen=True)
@@ -188,8 +198,9 @@ class Log:
     checkpoint_steps: int = 200
 
     def __post_init__(self):
+        check = checker(self, "log")
         for name in ("scalar_steps", "picture_steps", "checkpoint_steps"):
-            require(getattr(self, name) >= 1, f"log.{name}", getattr(self, name), "1 or more")
+            check(name, getattr(self, name) >= 1, "1 or more")
 
 
 @dataclass(frozen=True)

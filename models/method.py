@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from core.augment import normalise
+from core.errors import UserError
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -55,6 +58,12 @@ class Method(nn.Module):
     def features(self, frames, key) -> Tensor:
         """frames [B,3,H,W], ImageNet-normalised -> [B,D,h,w], unit norm over D.  No autograd, evaluation mode."""
         raise NotImplementedError
+
+    def extractor(self, key):
+        """What labelprop calls: frames [B,3,H,W], RGB in [0,1] -> features(key).  UserError for an unknown key."""
+        if key not in self.keys:
+            raise UserError(f"key {key!r}: must be one of {', '.join(self.keys)} for this network")
+        return lambda frames: self.features(normalise(frames), key)
 
     @torch.no_grad()
     def pictures(self, batch) -> dict[str, Tensor]:

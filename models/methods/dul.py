@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from core import components, distributed
-from core.schema import require
+from core.schema import checker
 from models.layers import ConvHead, gather_cells, unit, warp
 from models.method import Losses
 from models.method import Method as BaseMethod
@@ -48,18 +48,19 @@ class Config:
     zoom: tuple[float, float]
 
     def __post_init__(self):
+        check = checker(self, "method")
         cells = self.crop_px // 8
-        require(self.embedding >= 1, "method.embedding", self.embedding, "1 or more")
-        require(self.temperature > 0, "method.temperature", self.temperature, "above 0")
-        require(self.crop_px >= 32 and self.crop_px % 8 == 0, "method.crop_px", self.crop_px, "a multiple of 8, 32 or more")
+        check("embedding", self.embedding >= 1, "1 or more")
+        check("temperature", self.temperature > 0, "above 0")
+        check("crop_px", self.crop_px >= 32 and self.crop_px % 8 == 0, "a multiple of 8, 32 or more")
         for key in ("anchor_grid", "cross_grid"):
             side = getattr(self, key)
-            require(1 <= side <= cells, f"method.{key}", side, f"between 1 and method.crop_px / 8 = {cells}")
-        require(self.cross_weight >= 0, "method.cross_weight", self.cross_weight, "0 or more")
+            check(key, 1 <= side <= cells, f"between 1 and method.crop_px / 8 = {cells}")
+        check("cross_weight", self.cross_weight >= 0, "0 or more")
         low, high = self.resize_px
-        require(16 <= low <= high, "method.resize_px", self.resize_px, "[low, high] with 16 <= low <= high")
-        require(0 <= self.flip <= 1, "method.flip", self.flip, "a probability")
-        require(0 < self.zoom[0] <= self.zoom[1] <= 1, "method.zoom", self.zoom, "[low, high] with 0 < low <= high <= 1")
+        check("resize_px", 16 <= low <= high, "[low, high] with 16 <= low <= high")
+        check("flip", 0 <= self.flip <= 1, "a probability")
+        check("zoom", 0 < self.zoom[0] <= self.zoom[1] <= 1, "[low, high] with 0 < low <= high <= 1")
 
 
 class Method(BaseMethod):

@@ -1,0 +1,100 @@
+"""The state of a training run: what changes step by step, saved and restored as one."""
+
+from pathlib import Path
+
+import torch
+
+from core import checkpoint, distributed, optim
+from core import config as configuration
+from core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What may differ when a run goes on: where things lie and what is told, not what is computed.
+_FREE_SECTIONS = {"log", "validation", "propagation"}
+_FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps"}
+
+
+class Run:
+    """Everything that changes during training; saved and restored as one."""
+
+    def __init__(self, method, config, folder, device):
+        self.config, self.folder, self.device = config, Path(folder), device
+        self.method = method.to(device, memory_format=torch.channels_last)
+        if device.type == "cuda" and distributed.world_size() > 1:
+            self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        self.optimiser = optim.build(self.method, config.optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.optim.precision == "fp16")
+        self.step, self.best, self.bad_clips = 0, None, 0
+        self.revision = checkpoint.git_revision(ROOT)
+        # The weights are the same on all ranks; from here on every rank draws its own numbers.
+        torch.manual_seed(config.seed + distributed.rank())
+
+    def save(self):
+        """last.pth: all that resuming needs, the sampler's place included (it follows from the step)."""
+        if distributed.rank() == 0:
+            checkpoint.save(self.last, {
+                "method": self.method.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "step": self.step,
+                "best": self.best,
+                "bad_clips": self.bad_clips,
+                "rng": checkpoint.rng_state(),
+                "config": configuration.to_dict(self.config),
+                "revision": self.revision,
+            })
+
+    def save_best(self, score):
+        """best.pth: the network and where it came from."""
+        self.best = score
+        if distributed.rank() == 0:
+            checkpoint.save(self.folder / "best.pth", {
+                "method": self.method.state_dict(),
+                "config": configuration.to_dict(self.config),
+                "step": self.step,
+                "score": score,
+                "revision": self.revision,
+            })
+
+    def restore(self, path):
+        """Go on where the run that wrote `path` was.  UserError if its configuration computes something else."""
+        content = checkpoint.load(path)
+        if not isinstance(content, dict) or "optimiser" not in content:
+            raise UserError(f"{path}: holds no training state; name a last.pth of this program")
+        _same_run(content["config"], configuration.to_dict(self.config), path)
+        checkpoint.load_strictly(self.method, content["method"], path)
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.step, self.best, self.bad_clips = content["step"], content["best"], content["bad_clips"]
+        if distributed.rank() == 0:
+            checkpoint.restore_rng(content["rng"])
+        else:  # only rank 0's generators are kept; the others need numbers of their own, not its
+            torch.manual_seed(self.config.seed + distributed.rank() + 1_000_003 * self.step)
+
+    @property
+    def last(self):
+        return self.folder / "last.pth"
+
+
+def _same_run(saved, wanted, path):
+    """Going on with other numbers would be a run that no configuration describes."""
+    old, new = _flat(saved), _flat(wanted)
+    changed = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and key not in _FREE_KEYS and key.split(".")[0] not in _FREE_SECTIONS
+    ]
+    if changed:
+        raise UserError(
+            f"{path}: belongs to a run with another configuration ({'; '.join(changed)}); "
+            "use the same configuration or another --run-dir"
+        )
+
+
+def _flat(sections):
+    """{"optim": {"lr": 1}, "seed": 0} -> {"optim.lr": 1, "seed": 0}."""
+    flat = {}
+    for name, section in sections.items():
+        flat |= {f"{name}.{k}": v for k, v in section.items()} if isinstance(section, dict) else {name: section}
+    return flat
