@@ -62,6 +62,11 @@ def read_ids(path):
     )
 
 
+def ids_in(ids):
+    """The numbers in a mask, 0 among them, as a set."""
+    return set(np.flatnonzero(np.bincount(ids.ravel())).tolist())
+
+
 def overlay(frame, ids, opacity=0.5):
     """The frame with every object tinted in its colour and outlined.
 

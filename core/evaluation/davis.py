@@ -17,7 +17,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.evaluation import jf
-from core.palette import read_ids
+from core.palette import ids_in, read_ids
 
 VOID = 255
 
@@ -65,8 +65,12 @@ def evaluate(annotations, results, sequences=None, workers=None):
         sequences = sorted(folder.name for folder in annotations.iterdir() if folder.is_dir())
     if not sequences:
         raise UserError(f"{annotations}: holds no sequence; expected {annotations}/<sequence>/<frame>.png")
-    folders = [(annotations / name, results / name) for name in sequences]
-    workers = min(len(sequences), workers or os.cpu_count() or 1)
+    return evaluate_folders([(annotations / name, results / name) for name in sequences], workers)
+
+
+def evaluate_folders(folders, workers=None):
+    """The same for a list of (annotation, result), one pair of folders a sequence."""
+    workers = min(len(folders), workers or os.cpu_count() or 1)
     if workers == 1:
         return [score for folder in folders for score in score_sequence(*folder)]
     # Spawned, not forked: the caller may hold threads or a GPU.
@@ -96,7 +100,7 @@ def score_sequence(annotation, result):
         )
     J_TM, F_TM = np.moveaxis(measure(paths, result, objects), 2, 0)
     return [
-        ObjectScore(annotation.name, id, len(J_T), jf.statistics(J_T), jf.statistics(F_T))
+        ObjectScore(result.name, id, len(J_T), jf.statistics(J_T), jf.statistics(F_T))
         for id, J_T, F_T in zip(objects, J_TM.T, F_TM.T)
     ]
 
@@ -122,11 +126,6 @@ def measure(paths, result, objects):
         if id not in known:
             raise UserError(f"{path}: holds id {id}; the annotation of this sequence has {sorted(known)}")
     return np.array(measures)
-
-
-def ids_in(mask):
-    """All numbers in a mask, as a set."""
-    return set(np.flatnonzero(np.bincount(mask.ravel())).tolist())
 
 
 def object_ids(mask):
