@@ -193,9 +193,7 @@ class Validation:
         self.settings, self.propagation, self.views = config.validation, config.propagation, views
         self.sequences = []
         if self.settings.root is not None:
-            self.sequences = vos_sequences.davis(self.settings.root)
-            if self.settings.sequences:
-                self.sequences = vos_sequences.select(self.sequences, self.settings.sequences)
+            self.sequences = vos_sequences.davis(self.settings.root, names=self.settings.sequences or None)
 
     def measure(self, run, book):
         """Logs everything; -> J&F of the first key in percent, or None without sequences."""
