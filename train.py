@@ -57,7 +57,7 @@ class Stop:
 def train_step(run, model, batch, progress):
     """One optimiser step.  -> the losses' terms and total as numbers, and the learning rate."""
     config = run.config
-    lr = schedule.learning_rate(config.schedule, config.optim.lr, progress)
+    lr = schedule.learning_rate(config.schedule, config.base_lr, progress)
     optim.set_rates(run.optimiser, lr, schedule.weight_decay(config.schedule, config.optim.weight_decay, progress))
     batch = {name: value.to(run.device, non_blocking=True) for name, value in batch.items()}
     with autocast(run.device, config.optim.precision):

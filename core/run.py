@@ -11,7 +11,7 @@ from core.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 
 # What may differ when a run goes on: where things lie and what is told, not what is computed.
-_FREE_SECTIONS = {"log", "validation", "propagation"}
+_FREE_SECTIONS = {"log", "validation", "propagation", "propagation_ytvos"}
 _FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps"}
 
 

@@ -25,19 +25,26 @@ class Clip:
     """How T frames are taken from a video.
 
     frames: T.  gap: frames between two sampled frames at most; the window is min(length, gap * T) frames.
-    step: "whole" = window // T frames, "fraction" = window / T frames, rounded down per frame.
+    fps: sampled frames per second of the video, instead of gap.
+    step: with gap, "whole" = window // T frames, "fraction" = window / T frames, rounded down per frame.
     order: "random" = any frame can be the reference (index 0), "kept" = as in the video.
+    clips_per_video: clips at most that an epoch takes from one video.
     """
 
     frames: int
-    gap: int
+    gap: int | None = None
+    fps: float | None = None
     step: Literal["whole", "fraction"] = "whole"
     order: Literal["random", "kept"] = "random"
+    clips_per_video: int = 1
 
     def __post_init__(self):
         check = checker(self, "clip")
         check("frames", self.frames >= 2, "2 or more")
-        check("gap", self.gap >= 1, "1 or more")
+        check("gap", self.gap is None or self.gap >= 1, "1 or more")
+        check("fps", self.fps is None or self.fps > 0, "above 0")
+        check("fps", (self.gap is None) != (self.fps is None), "given if and only if clip.gap is left out")
+        check("clips_per_video", self.clips_per_video >= 1, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Optim:
 
     decay_norm_weights: whether the weights (not biases) of normalisation layers are decayed too.
     clip_norm: per-parameter gradient norm bound, or null.  precision: autocast type of the forward pass.
+    lr_per_1024_frames: lr is meant for a batch of 1024 frames and scaled to the actual one (RunConfig.base_lr).
     """
 
     name: Literal["adam", "adamw", "sgd"]
@@ -78,6 +86,7 @@ class Optim:
     bias_lr_factor: float = 1.0
     decay_norm_weights: bool = True
     clip_norm: float | None = None
+    lr_per_1024_frames: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self):
@@ -205,7 +214,10 @@ class Log:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: every section of one YAML file.  `method` is the Config of models/methods/<method.name>.py."""
+    """One run: every section of one YAML file.  `method` is the Config of models/methods/<method.name>.py.
+
+    propagation_ytvos: what YouTube-VOS is segmented with where that differs; null = as every other data set.
+    """
 
     method: Any
     data: Data
@@ -214,5 +226,16 @@ class RunConfig:
     schedule: Schedule
     validation: Validation
     propagation: Propagation
+    propagation_ytvos: Propagation | None = None
     log: Log = field(default_factory=Log)
     seed: int = 0
+
+    def protocol(self, dataset):
+        """The Propagation of a data set by its name ("davis", "ytvos", ...)."""
+        return (dataset == "ytvos" and self.propagation_ytvos) or self.propagation
+
+    @property
+    def base_lr(self):
+        """The learning rate that the schedule starts from, for the batch of this run."""
+        frames = self.data.batch_size * self.clip.frames
+        return self.optim.lr * (frames / 1024 if self.optim.lr_per_1024_frames else 1)
