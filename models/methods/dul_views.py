@@ -1,0 +1,97 @@
+"""The two views of a clip that DUL trains on: plain, and flipped and zoomed.
+
+Legend: T frames of one clip, c = crop_px, the side of both views.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from core.augment import crop, flip, normalise, resize, short_side_size, theta_flip_zoom
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that chance decides about one clip; the same for all its frames.  Pixels, unless said otherwise.
+
+    height, width: size that the frames are resized to.  top, left: corner of the crop there, negative where
+    the frame is smaller than the crop.  flip: of both views.  zoom_flip, zoom (share of the side), zoom_top,
+    zoom_left: the transformed view, seen from the plain one.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    flip: bool
+    zoom_flip: bool
+    zoom: float
+    zoom_top: int
+    zoom_left: int
+
+
+class Views:
+    """clip -> {"plain", "transformed" [T,3,c,c] normalised, "theta" [T,2,3], "valid" [T,1,c,c] bool}.
+
+    grid_sample(plain, affine_grid(theta)) = transformed, to interpolation.  valid: where plain is no padding.
+    config: crop_px, resize_px (lowest and highest short side), random_crop, flip (probability), zoom
+    (lowest and highest share of the side).
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    def __call__(self, frames, rng):
+        return self.apply(frames, self.draw(rng, frames[0].shape[:2]))
+
+    def draw(self, rng, size):
+        """size: (height, width) of the frames.  rng: numpy Generator."""
+        side, (low, high) = self.config.crop_px, self.config.resize_px
+        short = int(low + (high - low) * rng.random()) if high > low else low
+        height, width = short_side_size(*size, short)
+        top, left = (self._place(rng, extent) for extent in (height, width))
+        flipped, zoom_flipped = (rng.random() >= 1 - self.config.flip for _ in range(2))
+        zoom = rng.uniform(*self.config.zoom)
+        zoom_top, zoom_left = (int(rng.integers(0, side - int(zoom * side) + 1)) for _ in range(2))
+        return Draws(height, width, top, left, flipped, zoom_flipped, zoom, zoom_top, zoom_left)
+
+    def _place(self, rng, extent):
+        """Corner of the crop along an axis; a frame smaller than the crop lies anywhere inside it."""
+        spare = extent - self.config.crop_px
+        return int(rng.integers(min(0, spare), max(0, spare) + 1)) if self.config.random_crop else round(spare / 2)
+
+    def apply(self, frames, draws):
+        """frames: T uint8 RGB arrays [H,W,3].  Returns the sample; no chance is left here."""
+        side, zoom_px = self.config.crop_px, int(draws.zoom * self.config.crop_px)
+        plain = np.empty((len(frames), side, side, 3), np.uint8)
+        transformed = np.empty_like(plain)
+
+        def turn(pixels):
+            return flip(pixels) if draws.flip else pixels
+
+        def enlarge(pixels):
+            pixels = flip(pixels) if draws.zoom_flip else pixels
+            corner = pixels[draws.zoom_top :, draws.zoom_left :]
+            return resize(corner[:zoom_px, :zoom_px], side, side)
+
+        for frame, plain_frame, transformed_frame in zip(frames, plain, transformed):
+            pixels, valid = crop(resize(frame, draws.height, draws.width), draws.top, draws.left, side)
+            plain_frame[:] = turn(pixels)
+            transformed_frame[:] = enlarge(plain_frame)
+        valid = turn(valid)
+        valid_transformed = enlarge(valid[..., None].astype(np.uint8))[..., 0]
+
+        theta = theta_flip_zoom(draws.zoom_flip, draws.zoom, draws.zoom_top, draws.zoom_left, zoom_px, side)
+        return {
+            "plain": _tensor(plain, valid),
+            "transformed": _tensor(transformed, valid_transformed.astype(bool)),
+            "theta": theta.repeat(len(frames), 1, 1),
+            "valid": torch.from_numpy(valid)[None, None].repeat(len(frames), 1, 1, 1),
+        }
+
+
+def _tensor(frames, valid):
+    """frames [T,c,c,3] uint8, valid [c,c] -> [T,3,c,c] normalised, 0 where not valid."""
+    tensor = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous())
+    return tensor if valid.all() else tensor * torch.from_numpy(valid)

@@ -1,0 +1,82 @@
+"""What views are made of: resizing, cropping and flipping frames, ImageNet normalisation, and theta.
+
+Geometry works on uint8 pixels (an eighth of the time of floats); floats appear at the very end.
+Legend: frame [H,W,3] uint8 RGB; T frames; theta [2,3] as torch's affine_grid reads it, coordinates in [-1, 1].
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+#: becomes 0, to half a grey level, when normalised: what padding is made of
+MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+
+
+def normalise(frames):
+    """ImageNet normalisation.  frames [..,3,H,W]: float in [0, 1], or uint8.  Returns float32 (or the float given)."""
+    scale = 255.0 if frames.dtype == torch.uint8 else 1.0
+    frames = frames.float() if frames.dtype == torch.uint8 else frames
+    mean = scale * frames.new_tensor(IMAGENET_MEAN)[:, None, None]
+    std = scale * frames.new_tensor(IMAGENET_STD)[:, None, None]
+    return (frames - mean).div_(std)
+
+
+def denormalise(frames):
+    """The pixels of normalised frames [..,3,H,W]: uint8 of the same shape, for pictures."""
+    mean = frames.new_tensor(IMAGENET_MEAN)[:, None, None]
+    std = frames.new_tensor(IMAGENET_STD)[:, None, None]
+    return (255 * (frames * std + mean)).round().clamp(0, 255).to(torch.uint8)
+
+
+def short_side_size(height, width, short):
+    """(height, width) of the same shape with the given short side; the long side is rounded down."""
+    return (short, int(width * short / height)) if width >= height else (int(height * short / width), short)
+
+
+def resize(frame, height, width):
+    """frame [H,W,C] uint8 -> [height,width,C] uint8, bilinear and antialiased: Pillow's BILINEAR to a grey level.
+
+    torch's uint8 kernel takes a third of Pillow's time for that; cv2's bilinear does not antialias.
+    """
+    if frame.shape[:2] == (height, width):
+        return frame
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+    return pixels[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def crop(frame, top, left, side, fill=MEAN_COLOUR):
+    """The square frame[top:top+side, left:left+side]; what lies outside the frame is `fill`.
+
+    top, left may be negative.  Returns the crop [side,side,3] and valid [side,side], False in the padding.
+    """
+    height, width = frame.shape[:2]
+    rows = slice(max(top, 0), min(top + side, height))
+    columns = slice(max(left, 0), min(left + side, width))
+    inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+    valid = np.zeros((side, side), bool)
+    valid[inside] = True
+    if valid.all():
+        return frame[rows, columns], valid
+    out = np.empty((side, side, 3), np.uint8)
+    out[:] = fill
+    out[inside] = frame[rows, columns]
+    return out, valid
+
+
+def flip(frame):
+    """frame mirrored left to right."""
+    return np.ascontiguousarray(frame[:, ::-1])
+
+
+def theta_flip_zoom(flipped, zoom, top, left, zoom_px, side):
+    """theta [2,3] of "flip a side x side frame, then enlarge its crop at (top, left) of zoom_px pixels to side".
+
+    grid_sample(frame, affine_grid(theta)) makes the same, to a pixel: the scale is the zoom drawn, the crop
+    has a whole number of pixels, as in the authors' code.
+    """
+    sign = -1.0 if flipped else 1.0
+    shift_y, shift_x = ((corner + zoom_px / 2 - side / 2) / (side / 2) for corner in (top, left))
+    return torch.tensor([[sign * zoom, 0.0, sign * shift_x], [0.0, zoom, shift_y]])

@@ -1,0 +1,173 @@
+"""Clips of T frames from a reader's videos, and batches of them.
+
+Everything drawn for a clip comes from (seed, epoch, place in the epoch): neither the number of workers nor
+the number of processes changes it, and a run can go on at any step.
+"""
+
+import logging
+import signal
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from core.errors import UserError
+from datasets.reader import UnreadableFrame
+
+log = logging.getLogger(__name__)
+
+
+def sample_frames(length, clip, rng):
+    """T frame ids of a video of `length` frames, spread over a window at a random place.
+
+    clip: core.schema.Clip; length >= clip.frames.  rng: numpy Generator.  Returns a list of T ids, none twice.
+    """
+    assert length >= clip.frames, "videos shorter than a clip are left out beforehand"
+    window = min(length, clip.gap * clip.frames)
+    step = window // clip.frames if clip.step == "whole" else window / clip.frames
+    start = int(rng.integers(0, length - window + 1))
+    ids = [start + int(i * step) for i in range(clip.frames)]
+    return [ids[i] for i in rng.permutation(clip.frames)] if clip.order == "random" else ids
+
+
+class ClipDataset(Dataset):
+    """Item (epoch, place, video) -> one training sample; `place` is where in the epoch the clip stands.
+
+    reader: datasets.reader.Reader.  clip: core.schema.Clip.  views: called with (frames, rng), see
+    models/method.py.  A sample has one key more than the views make: "bad", a list of (path, reason) of the
+    files that could not be read; each time another video took the clip's place.
+    """
+
+    tries = 32
+
+    def __init__(self, reader, clip, views, seed):
+        self.reader, self.clip, self.views, self.seed = reader, clip, views, seed
+        self.videos = [video for video in range(len(reader)) if reader.length(video) >= clip.frames]
+        self.left_out = len(reader) - len(self.videos)
+        if not self.videos:
+            longest = max((reader.length(video) for video in range(len(reader))), default=0)
+            raise UserError(
+                f"clip.frames = {clip.frames}: none of the {len(reader)} videos has so many frames (the longest:"
+                f" {longest}); lower clip.frames or set data.root to longer videos"
+            )
+        if self.left_out:
+            log.warning("%d of %d videos left out: fewer than %d frames", self.left_out, len(reader), clip.frames)
+
+    def __len__(self):
+        return len(self.videos)
+
+    def __getitem__(self, item):
+        epoch, place, video = item
+        rng = np.random.default_rng([self.seed, epoch, 1 + place])  # 0 is the epoch's order
+        bad = []
+        for _ in range(self.tries):
+            try:
+                ids = sample_frames(self.reader.length(video), self.clip, rng)
+                return {**self.views(self.reader.read(video, ids), rng), "bad": bad}
+            except UnreadableFrame as error:
+                bad.append((error.path, error.reason))
+                video = self.videos[rng.integers(len(self.videos))]
+        return {"bad": bad}
+
+
+class BadClips:
+    """Counts clips that could not be read; too large a share of them stops the run.
+
+    share: largest share of bad clips that is borne.  `warm_up`: fewer clips than that are judged as if they
+    were so many, so that one bad file at the start stops nothing.
+    """
+
+    warm_up = 200
+
+    def __init__(self, share):
+        self.share, self.clips, self.bad, self.reasons = share, 0, 0, {}
+
+    def add(self, clips, bad):
+        """clips: how many were wanted.  bad: (path, reason) of those replaced.  Raises UserError."""
+        self.clips += clips + len(bad)
+        self.bad += len(bad)
+        for path, reason in bad:
+            if path not in self.reasons:
+                log.warning("unreadable, another clip took its place: %s: %s", path, reason)
+            self.reasons[path] = reason
+        if self.bad > self.share * max(self.clips, self.warm_up):
+            raise self.error(f"more than data.bad_share = {self.share} allows; mend or remove the files, or raise it")
+
+    def error(self, verdict):
+        first = "".join(f"\n  {path}: {reason}" for path, reason in list(self.reasons.items())[:10])
+        return UserError(
+            f"{self.bad} of {self.clips} clips could not be read, {verdict}.  The first of {len(self.reasons)}"
+            f" files:{first}"
+        )
+
+
+class ClipLoader:
+    """Batches of a ClipDataset, step by step, through as many epochs as it takes.
+
+    batch_size: clips of all processes together; this process (rank of world) gets its equal share of each.
+    An epoch is one random order of all videos, cut into whole batches; where there are fewer videos than a
+    batch has clips, the order is repeated until it fills one.  device: batches are pinned for "cuda".
+    """
+
+    def __init__(self, dataset, batch_size, workers, bad_share, device="cpu", rank=0, world=1):
+        if batch_size % world:
+            raise UserError(f"data.batch_size = {batch_size}: must be a multiple of the {world} processes sharing it")
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.rank, self.world, self.pinned = rank, world, torch.device(device).type == "cuda"
+        self.bad_clips = BadClips(bad_share)
+        self.steps_per_epoch = max(1, len(dataset) // batch_size)
+        if len(dataset) < batch_size:
+            log.warning("%d videos for batches of %d clips: videos are repeated in a batch", len(dataset), batch_size)
+
+    def batches(self, first_step, last_step):
+        """Yields the batches of steps first_step .. last_step - 1 of the run: {name: tensor [B, ...]}.
+
+        Step s is batch s % steps_per_epoch of epoch s // steps_per_epoch.  Workers prefetch across the ends
+        of epochs, and stop when the generator is closed.  Raises UserError when too many clips are bad.
+        """
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self._items(first_step, last_step),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self.pinned,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else the loader would draw from the run's own generator
+        )
+        for batch in loader:
+            self.bad_clips.add(self.batch_size // self.world, batch.pop("bad"))
+            if not batch:
+                raise self.bad_clips.error(f"{self.dataset.tries} of them in a row; is this the right folder?")
+            yield batch
+
+    def _items(self, first_step, last_step):
+        """Per step the (epoch, place, video) of this process's clips."""
+        share, order_of = self.batch_size // self.world, None
+        for step in range(first_step, last_step):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if order_of != epoch:
+                order_of, order = epoch, self.order(epoch)
+            first = batch * self.batch_size + self.rank * share
+            yield [(epoch, place, order[place]) for place in range(first, first + share)]
+
+    def order(self, epoch):
+        """The videos of an epoch, in order: steps_per_epoch * batch_size of them."""
+        rng = np.random.default_rng([self.dataset.seed, epoch, 0])
+        order = [self.dataset.videos[i] for i in rng.permutation(len(self.dataset))]
+        size = self.steps_per_epoch * self.batch_size
+        return (order * -(-size // len(order)))[:size]
+
+
+def _collate(samples):
+    bad = [entry for sample in samples for entry in sample.pop("bad")]
+    complete = all(samples)  # a sample is empty where nothing could be read in its place
+    return {**(default_collate(samples) if complete else {}), "bad": bad}
+
+
+def _start_worker(_):
+    # The main process decides what an interrupt means: workers go on until it closes them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

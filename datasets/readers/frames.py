@@ -1,0 +1,213 @@
+"""Videos stored as folders of JPEG or PNG frames, at any depth below a root."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from core.errors import UserError
+from datasets.reader import UnreadableFrame
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+#: frames per folder are kept as one string that all folders of the same names share: a few MB for millions of frames
+JOINT = "\n"
+
+
+class Reader:
+    """Every folder below `root` that holds frames is a video; its frames are ordered by name, numbers as numbers.
+
+    list: optional text file that names the videos to use, see `read_list`.  Without it the root is scanned
+    once; cache: keep the result in the cache folder, and later look only into folders that changed.
+    Raises UserError where there is no video.
+    """
+
+    def __init__(self, root, list=None, cache=True):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise UserError(f"data root {root}: no such folder; set data.root to the folder that holds the videos")
+        shared = {}
+        self._videos = []  # (folder relative to root, joined frame names, their number)
+        found = read_list(list, self.root) if list else scan(self.root, cache)
+        for folder, names in found:
+            self._videos.append((folder, shared.setdefault(names, names), names.count(JOINT) + 1))
+        if not self._videos:
+            raise UserError(
+                f"data root {root}: no frames found; looked for files ending in {', '.join(SUFFIXES)} in all folders"
+                " below it; set data.root to the folder that holds the videos"
+            )
+
+    def __len__(self):
+        return len(self._videos)
+
+    def name(self, video):
+        return self._videos[video][0]
+
+    def length(self, video):
+        return self._videos[video][2]
+
+    def read(self, video, frame_ids):
+        folder, names, _ = self._videos[video]
+        names = names.split(JOINT)
+        return [read_frame(os.path.join(self.root, folder, names[i])) for i in frame_ids]
+
+
+def read_frame(path):
+    """An image file -> uint8 RGB [H,W,3], as stored (EXIF orientation ignored).  Raises UnreadableFrame."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UnreadableFrame(str(path), error.strerror) from None
+    if not data:
+        raise UnreadableFrame(str(path), "the file is empty")
+    # OpenCV 4 fills the rest of a JPEG that breaks off with grey, without an error; Pillow refuses it.
+    if data[:2] == b"\xff\xd8" and data[-2:] != b"\xff\xd9":
+        return _decode_strictly(data, path)
+    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if frame is None:
+        raise UnreadableFrame(str(path), "cannot be decoded: damaged, or no image")
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _decode_strictly(data, path):
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableFrame(str(path), str(error)) from None
+
+
+def read_list(path, root):
+    """The videos a training list names, in its order: [(folder relative to root, joined frame names)].
+
+    One frame a line (frames of a video adjacent; the parent folder is the video), or one video folder a
+    line, relative to root, a leading "/" allowed; only the first column counts.  Empty lines and lines that
+    start with # are left out.  Raises UserError for a list or an entry that is not there.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"data.list {path}: {error.strerror}; name a text file of frames or videos, or null") from None
+    entries = [line.split()[0].strip("/") for line in lines if line.strip() and not line.startswith("#")]
+    if not entries:
+        raise UserError(f"data.list {path}: names no frame and no video; one a line, relative to {root}")
+    if not (root / entries[0]).exists():
+        raise UserError(f"data.list {path}: {root / entries[0]} is not there; entries are relative to data.root {root}")
+
+    videos = {}
+    for entry in entries:
+        if entry.lower().endswith(SUFFIXES):
+            folder, _, name = entry.rpartition("/")
+            videos.setdefault(folder or ".", []).append(name)
+        elif entry not in videos:
+            videos[entry] = _list_folder(root / entry, path)
+    return [(folder, JOINT.join(names)) for folder, names in videos.items()]
+
+
+def _list_folder(folder, list_path):
+    if not folder.is_dir():
+        raise UserError(f"data.list {list_path}: {folder} is no folder; entries are relative to data.root")
+    names, _ = _entries(folder)
+    if not names:
+        raise UserError(f"data.list {list_path}: {folder} holds no {', '.join(SUFFIXES)} files")
+    return names
+
+
+def scan(root, cache=True):
+    """All videos below root, ordered by path: [(folder relative to root, joined frame names)]."""
+    known = _load_cache(root) if cache else {}
+    found, visited = {}, set()
+    walk = _Walk(root, known, found, visited)
+    walk.into(".")
+    if cache and found != known:
+        _save_cache(root, found)
+    return [(folder, found[folder][1]) for folder in sorted(found) if found[folder][1]]
+
+
+class _Walk:
+    """Visits folders; those whose time of change is the known one are not listed again.
+
+    known, found: folder relative to root -> [time of change in ns, joined frame names, sub-folders].
+    """
+
+    def __init__(self, root, known, found, visited):
+        self.root, self.known, self.found, self.visited = root, known, found, visited
+        self.started = self.reported = time.time()
+
+    def into(self, folder):
+        path = os.path.join(self.root, folder)
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in self.visited:  # links may lead in circles
+            return
+        self.visited.add((status.st_dev, status.st_ino))
+        entry = self.known.get(folder)
+        if entry is None or entry[0] != status.st_mtime_ns:
+            names, folders = _entries(path)
+            # A folder may change again within the tick of its clock: a young one is listed next time, too.
+            changed = 0 if self.started - status.st_mtime < 2 else status.st_mtime_ns
+            entry = [changed, JOINT.join(names), folders]
+        self.found[folder] = entry
+        self._report()
+        for name in entry[2]:
+            self.into(name if folder == "." else f"{folder}/{name}")
+
+    def _report(self):
+        now = time.time()
+        if now - self.reported > 5:
+            self.reported = now
+            print(f"scanning {self.root}: {len(self.found)} folders", file=sys.stderr)
+
+
+def _entries(folder):
+    """(names of frames, names of sub-folders) of a folder, each in order; hidden ones left out."""
+    names, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name.lower().endswith(SUFFIXES):
+                names.append(entry.name)
+            elif entry.is_dir():
+                folders.append(entry.name)
+    return sorted(names, key=_by_number), sorted(folders)
+
+
+def _by_number(name):
+    """Sorts frame_2 before frame_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _cache_path(root):
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    real = os.path.realpath(root)
+    mark = hashlib.sha256(real.encode()).hexdigest()[:12]
+    return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{mark}.json"
+
+
+def _load_cache(root):
+    try:
+        stored = json.loads(_cache_path(root).read_text())
+        return {folder: [changed, stored["names"][i], folders] for folder, changed, i, folders in stored["folders"]}
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return {}  # none yet, or not ours: scan
+
+
+def _save_cache(root, found):
+    path = _cache_path(root)
+    index = {names: i for i, names in enumerate(dict.fromkeys(entry[1] for entry in found.values()))}
+    folders = [[folder, changed, index[names], below] for folder, (changed, names, below) in found.items()]
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps({"names": list(index), "folders": folders}))
+        os.replace(beside, path)
+    except OSError as error:
+        print(f"the scan of {root} is not kept: {path}: {error.strerror}", file=sys.stderr)
