@@ -12,8 +12,8 @@ ROOMS = {"method": "models/methods", "backbone": "models/backbones", "reader": "
 
 
 def names(kind):
-    """The names that exist: one per module of the kind's folder that does not start with an underscore."""
-    return sorted(p.stem for p in (ROOT / ROOMS[kind]).glob("*.py") if not p.stem.startswith("_"))
+    """The names that exist: the modules of the kind's folder; one with an underscore in its name is a part of another."""
+    return sorted(p.stem for p in (ROOT / ROOMS[kind]).glob("*.py") if "_" not in p.stem)
 
 
 def load(kind, name):

@@ -18,6 +18,9 @@ from core.schema import RunConfig
 from core.suggest import suggestion
 
 
+_SECTIONS = [field.name for field in dataclasses.fields(RunConfig)]
+
+
 def load(path, overrides=()):
     """The RunConfig of a YAML file, after `section.key=value` overrides."""
     return from_dict(read_yaml(path), overrides, source=str(path))
@@ -74,8 +77,10 @@ def _override(mapping, overrides):
         *sections, last = key.split(".")
         node = mapping
         for section in sections:
+            if node is mapping and section in _SECTIONS and node.get(section) is None:
+                node[section] = {}
             if not isinstance(node.get(section), dict):
-                raise UserError(f"--set {text!r}: no section {section!r}{suggestion(section, node)}")
+                raise UserError(f"--set {text!r}: no section {section!r}{suggestion(section, _SECTIONS)}")
             node = node[section]
         node[last] = parsed
     return mapping

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from core.augment import MEAN, STD
+from core.augment import denormalise
 from models.methods.dul import self_training
 
 
@@ -20,21 +20,16 @@ def training_sample(batch, plain, transformed, anchor_index, temperature):
     chance = logits[0].softmax(-1)
     miss = 1 - chance.gather(-1, labels[0, ..., None])[..., 0]
     colours = _anchor_colours(anchor_index[0], h, w)
+    plain_photo, transformed_photo = (denormalise(batch[view][0]) / 255 for view in ("plain", "transformed"))
     rows = [
-        _mark(_photo(batch["plain"][0]), anchor_index[0], h, w),
-        _photo(batch["transformed"][0]),
-        _blend(_photo(batch["transformed"][0]), _cells(colours[labels[0]], h, w, size)),
+        _mark(plain_photo, anchor_index[0], h, w),
+        transformed_photo,
+        _blend(transformed_photo, _cells(colours[labels[0]], h, w, size)),
         _cells(colours[chance.argmax(-1)], h, w, size),
         _cells(miss[..., None].expand(-1, -1, 3), h, w, size),
     ]
     sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
     return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-
-
-def _photo(frames):
-    """Normalised [T,3,H,W] -> [0,1]."""
-    mean, std = (torch.tensor(v, device=frames.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (frames * std + mean).clamp(0, 1)
 
 
 def _anchor_colours(index, h, w):

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Trains configs/NAME.yaml in the foreground:  bash launch/train.sh NAME [section.key=value ...]
+#
+# Variables: EXP (folder of runs, default NAME), RUN_ID (default "default"), SEED, DATA (training data),
+# GPUS (processes, default 1), DEVICE (auto, cpu, cuda).
+# Everything lies in runs/EXP/RUN_ID: checkpoints, TensorBoard events, and for every start train.log, the
+# command, the git revision and the uncommitted changes.  Called again it goes on where it stopped.
+set -euo pipefail
+usage() { sed -n '2,4s/^# \{0,1\}//p' "$0"; echo "NAME: $(cd configs && ls ./*.yaml | sed 's|./||; s|\.yaml||' | tr '\n' ' ')"; }
+. "$(dirname "$0")/environment.sh"
+[ $# -ge 1 ] || { usage >&2; exit 2; }
+name=$1
+shift
+[ -f "configs/$name.yaml" ] || { echo "error: configs/$name.yaml does not exist" >&2; usage >&2; exit 2; }
+
+run=runs/${EXP:-$name}/${RUN_ID:-default}
+settings=()
+[ -z "${SEED:-}" ] || settings+=(--set "seed=$SEED")
+[ -z "${DATA:-}" ] || settings+=(--set "data.root=$DATA")
+for setting in "$@"; do settings+=(--set "$setting"); done
+
+command=("$PYTHON")
+[ "${GPUS:-1}" -le 1 ] || command+=(-m torch.distributed.run --standalone --nproc-per-node "$GPUS")
+command+=(train.py --config "configs/$name.yaml" --run-dir "$run" --device "${DEVICE:-auto}" "${settings[@]}")
+
+mkdir -p "$run"
+{
+    echo "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    echo "command: ${command[*]}"
+    echo "revision: $(git rev-parse HEAD 2>/dev/null || echo unknown)"
+    git diff HEAD 2>/dev/null || true
+    echo
+} >> "$run/commands.txt"
+echo "run folder: $run   curves: $PYTHON -m tensorboard.main --logdir runs"
+# The program takes this shell's place, so that signals reach it; tee outlives them to log its last words.
+exec "${command[@]}" > >(trap '' INT TERM; exec tee -a "$run/train.log") 2>&1

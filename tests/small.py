@@ -1,0 +1,30 @@
+"""Small versions of real things, for quick tests."""
+
+import numpy as np
+from PIL import Image
+
+from models.methods.dul import Config
+
+
+def dul_config(**changes):
+    """DUL at 64 px with small grids."""
+    values = dict(
+        name="dul", backbone="resnet", embedding=16, temperature=0.05, anchor_grid=4, cross_grid=2, cross_weight=0.1,
+        crop_px=64, resize_px=(64, 80), random_crop=True, flip=0.5, zoom=(0.5, 1.0),
+    )
+    return Config(**{**values, **changes})
+
+
+def write_videos(root, videos=6, frames=8, size=(72, 96), seed=0):
+    """Folders of JPEG frames: a smooth random texture that drifts.  size: (height, width)."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    for video in range(videos):
+        folder = root / f"video{video}"
+        folder.mkdir(parents=True)
+        coarse = rng.integers(0, 255, (height // 8 + 4, width // 8 + 4, 3), dtype=np.uint8)
+        texture = np.array(Image.fromarray(coarse).resize((width + 2 * frames, height + 2 * frames), Image.BICUBIC))
+        for t in range(frames):
+            frame = texture[t : t + height, 2 * t : 2 * t + width]
+            Image.fromarray(frame).save(folder / f"{t:05d}.jpg", quality=95)
+    return root

@@ -1,0 +1,107 @@
+"""Strict YAML: what is right loads, what is wrong is named."""
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from core import config
+from core.errors import UserError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+YTVOS = next(path for path in CONFIGS if path.stem == "ytvos")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_loads_and_survives_a_round_trip(path):
+    loaded = config.load(path)
+    assert config.from_dict(config.to_dict(loaded)) == loaded
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_says_its_command(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert f"launch/train.sh {path.stem}" in "".join(head) or f"launch/demo.sh" in "".join(head)
+
+
+@pytest.mark.parametrize(
+    "name, lr, epochs, factor, every, gap, crop_random",
+    [
+        ("ytvos", 1e-4, 500, 0.5, 100, 2, True),
+        ("oxuva", 1e-4, 500, 0.5, 100, 10, True),
+        ("track", 1e-3, 250, 0.9, 20, 10, False),
+        ("kinetics", 1e-3, 80, 0.5, 20, 10, False),
+    ],
+)
+def test_dul_values_of_the_paper(name, lr, epochs, factor, every, gap, crop_random):
+    c = config.load(YTVOS.with_stem(name))
+    assert (c.optim.lr, c.schedule.epochs, c.schedule.factor, c.schedule.every_epochs) == (lr, epochs, factor, every)
+    assert (c.clip.frames, c.clip.gap, c.method.random_crop, c.data.batch_size) == (5, gap, crop_random, 16)
+    assert c.optim.weight_decay == 5e-4 and c.optim.bias_lr_factor == 2
+    assert c.optim.name == ("adam" if crop_random else "sgd")
+    assert (c.method.anchor_grid, c.method.cross_grid, c.method.temperature, c.method.cross_weight) == (8, 4, 0.05, 0.1)
+    p = c.propagation
+    assert (p.window, p.radius, p.window_reference, p.top_k, p.context, p.repeat_reference) == (
+        "disc", 12, False, 10, 20, True,
+    )
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("optim.lrr=1", ["optim.lrr", "did you mean 'lr'", "allowed"]),
+        ("optm.lr=1", ["'optm'", "did you mean 'optim'"]),
+        ("optim.lr=fast", ["optim.lr = 'fast'", "number"]),
+        ("optim.lr=-1", ["optim.lr = -1.0", "above 0"]),
+        ("optim.lr=nan", ["optim.lr", "number"]),
+        ("optim.betas=[0.5]", ["optim.betas", "list of 2"]),
+        ("optim.momentum=0.9", ["optim.momentum", "left out for adam"]),
+        ("clip.frames=2.5", ["clip.frames = 2.5", "whole number"]),
+        ("clip.frames=true", ["clip.frames = True", "whole number"]),
+        ("clip.order=randm", ["clip.order = 'randm'", "did you mean 'random'"]),
+        ("method.name=dull", ["'dull'", "did you mean 'dul'"]),
+        ("method.crop_px=100", ["method.crop_px = 100", "multiple of 8"]),
+        ("method.anchor_grid=99", ["method.anchor_grid = 99", "32"]),
+        ("propagation.radius=0", ["propagation.radius = 0", "1 or more"]),
+        ("data=3", ["data = 3", "section"]),
+        ("seed", ["--set 'seed'", "section.key=value"]),
+    ],
+)
+def test_mistakes_are_named(override, words):
+    with pytest.raises(UserError) as error:
+        config.load(YTVOS, [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_messages_name_the_file_and_missing_keys(tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(YTVOS.read_text().replace("  temperature: 0.05\n", "", 1))
+    with pytest.raises(UserError, match=r"broken\.yaml: method\.temperature: missing"):
+        config.load(broken)
+    broken.write_text("a: [1")
+    with pytest.raises(UserError, match="not valid YAML"):
+        config.load(broken)
+    broken.write_text("- a\n")
+    with pytest.raises(UserError, match="mapping of sections, found list"):
+        config.load(broken)
+    with pytest.raises(UserError, match="did you mean 'broken'"):
+        config.load(tmp_path / "brokn.yaml")
+
+
+def test_overrides_are_typed_and_reach_sections_left_out():
+    loaded = config.load(YTVOS, ["optim.lr=1e-3", "log.scalar_steps=7", "seed=3", "validation.root=null"])
+    assert (loaded.optim.lr, loaded.log.scalar_steps, loaded.seed, loaded.validation.root) == (1e-3, 7, 3, None)
+
+
+def test_sections_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        config.load(YTVOS).optim.lr = 1
+
+
+def test_loading_runs_no_code(tmp_path):
+    path = tmp_path / "code.yaml"
+    path.write_text("!!python/object/apply:os.mkdir ['%s']\n" % (tmp_path / "made"))
+    with pytest.raises(UserError):
+        config.load(path)
+    assert not (tmp_path / "made").exists()

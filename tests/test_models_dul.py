@@ -1,0 +1,214 @@
+"""The DUL loss against its definition and the reference values; the network; the official snapshot's names."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core import checkpoint
+from core.errors import UserError
+from models import snapshots
+from models.layers import gather_cells, warp
+from models.methods import dul
+from models.methods.dul import Method, dul_losses, grid_cells, self_training
+from tests.filling import images, state
+from tests.small import dul_config
+
+GOLDENS = ("g4_loss_b2t3_16", "g4_loss_b2t5_32")
+
+
+def from_golden(arrays, dtype=torch.float32):
+    t = {name: torch.from_numpy(value) for name, value in arrays.items() if getattr(value, "ndim", 0)}
+    B, T = int(arrays["B"]), int(arrays["T"])
+    x1 = t["x1_normed"].to(dtype).requires_grad_()
+    first = x1.unflatten(0, (B, T + 1))
+    transformed = torch.cat([first[:, T:], t["x2_normed"].to(dtype).unflatten(0, (B, T - 1))], dim=1)
+    theta = t["affine1"].to(dtype).unflatten(0, (B, T))
+    indices = t["index_main"].flatten(1), t["index_ref_x"].flatten(1)
+    return x1, (first[:, :T], transformed, theta, *indices, 0.05), t
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_losses_and_gradient_agree_with_reference(golden, name):
+    arrays = golden(name)
+    x1, arguments, t = from_golden(arrays)
+    terms = dul_losses(*arguments)
+    assert terms["temp"].item() == pytest.approx(float(arrays["temp"]), abs=1e-5)
+    assert terms["cross_key"].item() == pytest.approx(float(arrays["cross_key"]), abs=1e-5)
+    main = terms["temp"] + 0.1 * terms["cross_key"]
+    assert main.item() == pytest.approx(float(arrays["main"]), abs=1e-5)
+    main.backward()
+    torch.testing.assert_close(x1.grad, t["grad_x1_normed"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_pseudo_labels_agree_with_reference(golden, name):
+    _, arguments, t = from_golden(golden(name))
+    plain, transformed, theta, anchors, _, temperature = arguments
+    logits, labels = self_training(plain, transformed, theta, anchors, temperature)
+    assert torch.equal(labels.flatten(0, 1).view_as(t["pseudo"]).to(torch.uint8), t["pseudo"])
+    if "vals" in t:
+        ours = logits.flatten(0, 1).transpose(1, 2).unflatten(2, t["vals"].shape[-2:])
+        torch.testing.assert_close(ours.detach(), t["vals"], atol=2e-5, rtol=0)
+
+
+def oracle(plain, transformed, theta, anchor_index, reference_index, tau):
+    """Sec. 'One step' of the method, cell by cell."""
+    B, T, D, h, w = plain.shape
+    cell = lambda maps, p: maps[:, p // w, p % w]
+    anchors = [(b, cell(plain[b, 0], p)) for b in range(B) for p in anchor_index[b].tolist()]
+    terms = []
+    for b in range(B):
+        for t in range(1, T):
+            seen = warp(plain[b, t][None], theta[b, t][None])[0]
+            for p in range(h * w):
+                logits = torch.stack([cell(seen, p) @ a for _, a in anchors]) / tau
+                scores = [cell(transformed[b, t], p) @ a if owner == b else -9e9 for owner, a in anchors]
+                label = max(range(len(anchors)), key=lambda i: float(scores[i]))
+                terms.append(logits.logsumexp(0) - logits[label])
+    queries, targets = [], []
+    for b in range(B):
+        seen = warp(plain[b, 0][None], theta[b, 0][None])[0]
+        queries += [cell(seen, p) for p in reference_index[b].tolist()]
+        targets += [cell(transformed[b, 0], p) for p in reference_index[b].tolist()]
+    cross = []
+    for i, query in enumerate(queries):
+        logits = torch.stack([query @ target for target in targets]) / tau
+        cross.append(logits.logsumexp(0) - logits[i])
+    return torch.stack(terms).mean(), torch.stack(cross).mean()
+
+
+def test_losses_agree_with_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    plain, transformed = (
+        F.normalize(torch.randn(2, 3, 5, 6, 7, generator=generator, dtype=torch.float64), dim=2) for _ in range(2)
+    )
+    theta = torch.tensor([[-0.7, 0.0, 0.2], [0.0, 0.7, -0.1]], dtype=torch.float64).expand(2, 3, 2, 3)
+    anchors, cells = (torch.randint(42, (2, n), generator=generator) for n in (5, 3))
+    terms = dul_losses(plain, transformed, theta, anchors, cells, 0.05)
+    temp, cross = oracle(plain, transformed, theta, anchors, cells, 0.05)
+    torch.testing.assert_close(terms["temp"], temp)
+    torch.testing.assert_close(terms["cross_key"], cross)
+
+
+def test_only_labels_come_from_later_transformed_frames():
+    plain = F.normalize(torch.randn(1, 3, 4, 4, 4), dim=2).requires_grad_()
+    transformed = F.normalize(torch.randn(1, 3, 4, 4, 4), dim=2).requires_grad_()
+    theta = torch.eye(2, 3).expand(1, 3, 2, 3)
+    terms = dul_losses(plain, transformed, theta, torch.tensor([[0, 5]]), torch.tensor([[1, 2]]), 0.05)
+    sum(terms.values()).backward()
+    assert transformed.grad[:, 0].abs().sum() > 0
+    assert transformed.grad[:, 1:].abs().sum() == 0
+
+
+def test_grid_cells_are_a_uniform_grid_inside():
+    torch.manual_seed(0)
+    cells = grid_cells(200, 16, 4, "cpu")
+    rows, columns = (cells // 16).view(200, 4, 4), (cells % 16).view(200, 4, 4)
+    assert (rows.diff(dim=1) == 4).all() and (columns.diff(dim=2) == 4).all()
+    assert set(rows[:, 0, 0].tolist()) == {0, 1, 2, 3} and rows.max() == 15
+
+
+def test_gather_cells_takes_row_major_cells():
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    assert gather_cells(maps, torch.tensor([[7, 0]]))[0, :, 0].tolist() == [7.0, 0.0]
+
+
+def official_state(prefix=""):
+    """The state_dict of an official snapshot, filled by the rule of the reference values."""
+    own = Method(dul_config(embedding=128)).state_dict()
+    names = ("fast_net." + name.replace("head.", "emb_q.", 1) for name in own)
+    return {prefix + name: value for name, value in state(dict(zip(names, map(lambda t: t.shape, own.values())))).items()}
+
+
+def test_network_agrees_with_reference(golden):
+    reference = {k: torch.from_numpy(v) for k, v in golden("g7_resnet18").items() if v.ndim}
+    official = official_state()
+    method = Method(dul_config(embedding=128))
+    method.load_state_dict(dul.published({"model": official}))
+    first8 = official["fast_net.backbone.conv1.weight"].flatten()[:8]
+    torch.testing.assert_close(first8, reference["check_conv1_first8"], atol=1e-6, rtol=0)
+    method.eval()
+    for key in ("res3", "res4", "key"):
+        torch.testing.assert_close(method.features(reference["x"], key), reference[key], atol=1e-5, rtol=0)
+    method.train()
+    batch = images((2, 3, 64, 96), int(golden("g7_resnet18")["train_x_entry"]))
+    with torch.no_grad():
+        maps = method.backbone(batch)["res4"]
+        res4, key = F.normalize(maps, dim=1), F.normalize(method.head(maps), dim=1)
+    torch.testing.assert_close(res4[0, ::8], reference["train_res4_b0"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(key[:, ::4], reference["train_key"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(method.backbone.bn1.running_mean, reference["train_running_mean_bn1"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(method.backbone.bn1.running_var, reference["train_running_var_bn1"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_official_snapshot_loads_by_name(shared, tmp_path, prefix):
+    names = json.loads(shared("golden/g7_dul_state_dict.json").read_text())
+    official = official_state(prefix)
+    assert {k.removeprefix(prefix): list(v.shape) for k, v in official.items()} == names
+    path = tmp_path / "epoch100_score0.690_res4.pth"
+    torch.save({"model": official, "opt": {}, "score": 0.69, "epoch": 100}, path)
+    loaded, config = snapshots.restore(path)
+    assert config.method.name == "dul"
+    method = Method(dul_config(embedding=128))
+    method.load_state_dict(dul.published({"model": official}))
+    frames = torch.randn(1, 3, 48, 64)
+    method.eval()
+    assert torch.equal(loaded.features(frames, "res4"), method.features(frames, "res4"))
+
+
+def test_snapshots_that_do_not_fit_are_listed(tmp_path):
+    broken = {k: v for k, v in official_state().items() if k != "fast_net.emb_q.conv2.bias"}
+    broken["fast_net.extra"] = torch.zeros(1)
+    broken["fast_net.backbone.conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    path = tmp_path / "broken.pth"
+    torch.save({"model": broken}, path)
+    with pytest.raises(UserError) as error:
+        snapshots.restore(path)
+    for words in ("missing: head.conv2.bias", "left over: extra", "backbone.conv1.weight [64, 3, 3, 3]"):
+        assert words in str(error.value)
+
+
+class Dangerous:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
+    cases = {"code.pth": {"model": Dangerous()}, "other.pth": {"weights": torch.zeros(2)}, "list.pth": [1, 2]}
+    for name, content in cases.items():
+        torch.save(content, tmp_path / name)
+        with pytest.raises(UserError, match=name):
+            snapshots.restore(tmp_path / name)
+    assert "code ran" not in capsys.readouterr().out
+    (tmp_path / "text.pth").write_text("hello")
+    whole = (tmp_path / "other.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.pth", "cut.pth", "absent.pth"):
+        with pytest.raises(UserError, match=name):
+            checkpoint.load(tmp_path / name)
+    with pytest.raises(UserError, match="folder"):
+        checkpoint.load(tmp_path)
+
+
+def test_untrained_weights_follow_the_seed():
+    from core.components import ROOT
+
+    path = ROOT / "configs" / "ytvos.yaml"
+    weights = [snapshots.restore("untrained", path, [f"seed={s}"])[0].head.conv1.weight for s in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_pictures_show_a_sample():
+    torch.manual_seed(0)
+    method = Method(dul_config()).eval()
+    batch = {
+        "plain": torch.randn(2, 3, 3, 64, 64),
+        "transformed": torch.randn(2, 3, 3, 64, 64),
+        "theta": torch.eye(2, 3).expand(2, 3, 2, 3),
+    }
+    (sheet,) = method.pictures(batch).values()
+    assert sheet.dtype == torch.uint8 and tuple(sheet.shape) == (3, 5 * 64, 3 * 64)
+    assert sheet.float().std() > 10
