@@ -31,3 +31,11 @@ def gather_cells(maps_BDhw, index_Bn):
     """The vectors at flat cell indices (row * w + column).  -> [B,n,D]."""
     flat_BPD = maps_BDhw.flatten(2).transpose(1, 2)
     return torch.gather(flat_BPD, 1, index_Bn[..., None].expand(-1, -1, flat_BPD.shape[-1]))
+
+
+def initialise(module):
+    """Truncated normal weights (0.02) and zero biases of linear layers; other layers keep torch's own."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
