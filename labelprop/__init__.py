@@ -1,0 +1,6 @@
+"""Label propagation: masks of a video from the masks of its first frames.  Knows neither models nor data sets."""
+
+from labelprop.backends import propagate
+from labelprop.video import segment_video
+
+__all__ = ["propagate", "segment_video"]

@@ -1,0 +1,86 @@
+"""From the given mask to the feature grid, and from soft masks back to ids at the video's size.
+
+Legend: M channels (0 = background), h w cells of the feature grid, H W pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from core.errors import UserError
+
+#: channels at full size at a time: what bounds the memory with many objects
+CHANNELS = 8
+HD = {(1080, 1920), (816, 1920)}
+
+
+def working_size(height, width, cfg):
+    """Size (H, W) at which a frame goes through the network.
+
+    Raises UserError where nothing is left after rounding down to cfg.multiple.
+    """
+    given = f"{width}x{height}"
+    if cfg.hd_to_720 and (height, width) in HD:
+        height, width = 720, 1280
+    if cfg.short_side is not None:
+        scale = cfg.short_side / min(height, width)
+        # the short side exactly, the long one rounded down
+        height, width = (
+            cfg.short_side if side == min(height, width) else int(side * scale) for side in (height, width)
+        )
+    height, width = (side // cfg.multiple * cfg.multiple for side in (height, width))
+    if not (height and width):
+        raise UserError(
+            f"a frame of {given} pixels: its sides must be propagation.multiple = {cfg.multiple} or more"
+        )
+    return height, width
+
+
+def to_grid(ids, channels, size, device):
+    """One-hot masks of some ids on the feature grid.
+
+    ids: uint8 array [H,W]; channels: the ids wanted, 0 = background.  Returns [M,h,w] in [0,1], size = (h, w).
+    """
+    ids = torch.as_tensor(ids, device=device)
+    shrink = lambda mask: F.interpolate(mask[None, None].float(), size, mode="bilinear", align_corners=True)
+    return torch.cat([shrink(ids == channel)[0] for channel in channels])
+
+
+def to_ids(soft_Mhw, ids, size, working, cfg):
+    """Soft masks on the grid -> the id of every pixel, uint8 tensor [H,W].
+
+    ids: the id of each channel; size, working: (H, W) of the video and of what the network saw.
+    """
+    if cfg.readout == "smooth":
+        return _winner(soft_Mhw, ids, size, align_corners=True, min_max=False)
+    winner = _winner(soft_Mhw, ids, working, align_corners=False, min_max=cfg.min_max)
+    return F.interpolate(winner[None, None], size, mode="nearest")[0, 0]
+
+
+def _winner(soft_Mhw, ids, size, align_corners, min_max):
+    """Id of the largest channel at every pixel, the first one where several are.  Channels pass a few at a time."""
+    ids = torch.tensor(ids, dtype=torch.uint8, device=soft_Mhw.device)
+    best = winner = None
+    for first in range(0, len(soft_Mhw), CHANNELS):
+        part = soft_Mhw[None, first : first + CHANNELS]
+        part = F.interpolate(part, size, mode="bilinear", align_corners=align_corners)[0]
+        if min_max:
+            part = stretched(part)
+        value, channel = part.max(0)
+        found = ids[first + channel]
+        if best is None:
+            best, winner = value, found
+        else:
+            winner = torch.where(value > best, found, winner)
+            best = torch.maximum(value, best)
+    return winner
+
+
+def stretched(masks_MHW):
+    """Every channel stretched to [0,1] where its maximum is above 0; a constant one stays as it is.
+
+    The authors' code divides 0 by 0 there.
+    """
+    low, high = masks_MHW.amin((1, 2), keepdim=True), masks_MHW.amax((1, 2), keepdim=True)
+    # constant to rounding counts as constant
+    varies = (high > 0) & (high - low > 1e-6 * high)
+    return torch.where(varies, (masks_MHW - low) / (high - low), masks_MHW)

@@ -1,0 +1,126 @@
+"""A whole video: frames in, ids out, one at a time."""
+
+import warnings
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from core.errors import UserError
+from labelprop.context import Context
+from labelprop.readout import to_grid, to_ids, working_size
+
+#: pixels by which the sides of a mask may differ from its frame's; data sets have such masks
+SLACK_PX = 2
+
+
+def segment_video(frames, given, features, cfg, backend="auto", device="cpu", batch=1):
+    """Carry given masks through a video.  Yields ids, uint8 array [H,W] at the video's size, one per frame, in order.
+
+    frames: any iterable of uint8 RGB arrays [H,W,3], all of one size.  given: {frame index: ids, integers 0-255
+    [H,W]}; an id counts from the first mask that holds it, later masks may hold it or not.  features: float32 RGB
+    in [0,1] [B,3,h8,w8] at the working size, on `device` -> [B,D,h,w], unit norm over D; called in order, with
+    `batch` frames at most.  cfg: core.schema.Propagation; backend as in labelprop.propagate.
+    Frames before any mask: all background.  Frame 0 is the mask given there; later births are read from the grid.
+    Memory does not depend on the video's length.  Raises UserError for masks and frames that do not fit.
+    """
+    given = {t: _mask(t, mask) for t, mask in given.items()}
+    context, ids, t = Context(cfg, backend), [], -1
+    for t, (size, working, cells) in enumerate(_described(frames, features, cfg, device, batch)):
+        mask = _fitted(given[t], t, size) if t in given else None
+        born = _born(mask, ids)
+        on_grid = to_grid(mask, born, cells.shape[1:], cells.device) if born else None
+        soft = context.step(cells, on_grid)
+        ids += born
+        if soft is None:
+            yield np.zeros(size, np.uint8)
+        elif t == 0:
+            yield mask.copy()
+        else:
+            yield to_ids(soft, ids, size, working, cfg).cpu().numpy()
+    late = sorted(key for key in given if key > t)
+    if late:
+        warnings.warn(f"masks given for frames {late}, but the video has {t + 1} frames", stacklevel=2)
+
+
+def _described(frames, features, cfg, device, batch):
+    """(size of the frame, working size, features [D,h,w]) of every frame.  Keeps no frame."""
+    frames, first_size, t = iter(frames), None, 0
+    while True:
+        inputs = []
+        for frame in islice(frames, batch):
+            size = _frame_size(frame, t + len(inputs))
+            first_size = first_size or size
+            if size != first_size:
+                raise UserError(
+                    f"frame {t + len(inputs)} is {_text(size)}, the frames before it {_text(first_size)}: "
+                    "all frames of a video must have one size; split the video there"
+                )
+            working = working_size(*size, cfg)
+            inputs.append(_input(frame, working, device))
+            del frame
+        if not inputs:
+            return
+        with torch.no_grad():
+            cells_BDhw = features(torch.cat(inputs))
+        if cells_BDhw.ndim != 4 or len(cells_BDhw) != len(inputs):
+            raise ValueError(f"features returned {tuple(cells_BDhw.shape)} for {len(inputs)} frames: must be [B,D,h,w]")
+        t += len(inputs)
+        for cells in cells_BDhw:
+            yield size, working, cells
+
+
+def _input(frame, working, device):
+    """Frame uint8 [H,W,3] -> float32 [1,3,h8,w8] in [0,1]."""
+    frame = torch.as_tensor(np.ascontiguousarray(frame), device=device).permute(2, 0, 1)[None].float() / 255
+    if frame.shape[2:] == working:
+        return frame
+    return F.interpolate(frame, working, mode="bilinear", align_corners=False)
+
+
+def _frame_size(frame, t):
+    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+        what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UserError(f"frame {t} is {what}: must be an RGB array, uint8 [H,W,3]")
+    return frame.shape[:2]
+
+
+def _mask(t, mask):
+    """The mask given at frame t as uint8 [H,W]."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+        raise UserError(f"the mask given at frame {t} is {mask.dtype} {mask.shape}: must be ids, integers [H,W]")
+    if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
+        raise UserError(f"the mask given at frame {t} holds {mask.min()} to {mask.max()}: ids must be 0 to 255")
+    if t < 0:
+        raise UserError(f"a mask given at frame {t}: frames count from 0")
+    return mask.astype(np.uint8)
+
+
+def _fitted(mask, t, size):
+    """The mask given at frame t as uint8 [H,W] of the frame's size; off by a pixel or two: nearest, with a warning."""
+    if mask.shape == size:
+        return mask
+    if any(abs(a - b) > SLACK_PX for a, b in zip(mask.shape, size)):
+        raise UserError(
+            f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: "
+            f"sizes may differ by {SLACK_PX} pixels at most; give the mask at the video's size"
+        )
+    warnings.warn(
+        f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: resized", stacklevel=3
+    )
+    return F.interpolate(torch.from_numpy(mask)[None, None], size, mode="nearest")[0, 0].numpy()
+
+
+def _born(mask, known):
+    """Ids that a mask brings in; the first mask brings the background (0) along."""
+    if mask is None:
+        return []
+    new = [int(i) for i in np.unique(mask) if i and i not in known]
+    return new if known else [0, *new]
+
+
+def _text(size):
+    """(H, W) as people say it."""
+    return f"{size[1]}x{size[0]}"
