@@ -8,6 +8,7 @@ such pixels count for nothing.
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,17 @@ def evaluate_folders(folders, workers=None):
         return [score for folder in folders for score in score_sequence(*folder)]
     # Spawned, not forked: the caller may hold threads or a GPU.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker) as pool:
         try:
             return [score for scores in pool.map(score_sequence, *zip(*folders)) for score in scores]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _start_worker():
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
 
 
 def score_sequence(annotation, result):

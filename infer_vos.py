@@ -1,0 +1,121 @@
+"""A checkpoint and videos with first masks -> masks of every frame, and J&F where annotations exist.
+
+    python infer_vos.py --checkpoint runs/ytvos/default/best.pth --dataset davis --data data/davis2017 \\
+        --out results/davis/ytvos_default --key res4
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from core import devices
+from core.atomic import replacing
+from core.errors import UserError, reported
+from core.evaluation import davis, report
+from datasets import vos_sequences
+from labelprop import runner
+from models import snapshots
+
+
+def parse():
+    parser = argparse.ArgumentParser(description="Propagate given masks through videos.")
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="PATH|untrained", help="ours, or a snapshot the authors published")
+    add("--config", metavar="FILE", help="instead of the configuration in the checkpoint; needed for untrained")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
+    which.add_argument("--list", metavar="FILE", help="`flag image mask` a line; flag 0: not written")
+    add("--data", required=True, metavar="ROOT", help="folder of the data set, or what the list's paths start from")
+    add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis")
+    add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
+    add("--sequences", metavar="A,B", help="these only")
+    add("--overwrite", action="store_true", help="do finished sequences again")
+    add("--no-vis", action="store_true", help="no overlays")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    return parser.parse_args()
+
+
+def sequences_of(args):
+    """The videos that the arguments name."""
+    names = None
+    if args.sequences is not None:
+        names = [name.strip() for name in args.sequences.split(",") if name.strip()]
+        if not names:
+            raise UserError(f"--sequences {args.sequences!r}: names no sequence")
+    if args.list:
+        return vos_sequences.listed(args.list, args.data, names)
+    build = {"davis": vos_sequences.davis, "ytvos": vos_sequences.ytvos, "sample": vos_sequences.sample}
+    return build[args.dataset](args.data, names=names)
+
+
+def claim(out, key, origin, overwrite):
+    """Keep masks of different origin apart: what made those in out/<key>_vos stands in out/<key>_origin.json."""
+    path, folders = out / f"{key}_origin.json", [out / f"{key}_vos", out / f"{key}_vis"]
+    if folders[0].exists():
+        before = json.loads(path.read_text()) if path.exists() else {}
+        other = [name for name in origin if before.get(name) != origin[name]]
+        if other and not overwrite:
+            raise UserError(
+                f"{folders[0]}: holds masks of another origin (differs: {', '.join(other)}; see {path}); "
+                "name another --out, or replace them with --overwrite"
+            )
+        if other:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+    with replacing(path) as part:
+        part.write_text(json.dumps(origin, indent=1) + "\n")
+
+
+def origin_of(method, protocol, args):
+    """All that decides what the masks are, as plain values."""
+    weights = hashlib.sha256()
+    for name, value in sorted(method.state_dict().items()):
+        weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return {
+        "weights": weights.hexdigest(),
+        "propagation": dataclasses.asdict(protocol),
+        "dataset": args.dataset or str(Path(args.list).resolve()),
+        "data": str(Path(args.data).resolve()),
+    }
+
+
+def score(sequences, masks, out):
+    """Print and write J&F of the sequences that are annotated in full."""
+    scored = [sequence for sequence in sequences if sequence.annotations]
+    if not scored:
+        print(f"no J&F: none of the {len(sequences)} sequences is annotated in full")
+        return
+    scores = davis.evaluate_folders([(s.annotations, masks / s.name) for s in scored])
+    print(f"\n{report.table(scores)}")
+    if len(scored) < len(sequences):
+        print(f"left out: {len(sequences) - len(scored)} sequences that are not annotated in full")
+    report.write(scores, out)
+    print(f"tables: {out}")
+
+
+@reported
+def main():
+    args = parse()
+    sequences = sequences_of(args)
+    device = devices.pick(args.device)
+    method, config = snapshots.restore(args.checkpoint, args.config, args.overrides)
+    key, out = args.key or method.keys[0], Path(args.out)
+    features = method.to(device).extractor(key)
+    protocol = config.protocol(args.dataset)
+    claim(out, key, origin_of(method, protocol, args), args.overwrite)
+    frames = sum(sequence.length for sequence in sequences)
+    print(f"{config.method.name} {key} of {args.checkpoint} on {device}: {len(sequences)} sequences, {frames} frames")
+    masks = runner.run(
+        sequences, features, protocol, out, key,
+        overwrite=args.overwrite, visuals=not args.no_vis, device=device,
+    )
+    print(f"masks: {masks}")
+    score(sequences, masks, out / f"{key}_scores")
+
+
+if __name__ == "__main__":
+    main()

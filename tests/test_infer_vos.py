@@ -1,0 +1,188 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import infer_vos
+from core import checkpoint
+from core.config import load, to_dict
+from core.palette import read_ids, write_indexed
+from models import snapshots
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs/ytvos.yaml")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """DAVIS layout: two sequences of five frames, one and two objects that move over noise."""
+    rng = np.random.default_rng(0)
+    for name, ids in (("pair", (1, 2)), ("single", (1,))):
+        ground = rng.integers(0, 80, (48, 64, 3), np.uint8)
+        for t in range(5):
+            frame, mask = ground.copy(), np.zeros((48, 64), np.uint8)
+            for id in ids:
+                box = np.s_[4 + t : 24 + t, 30 * id - 26 : 30 * id - 4]
+                frame[box] = (200, 40 * id, 90)
+                mask[box] = id
+            image = tmp_path / "data/JPEGImages/480p" / name / f"{t:05d}.jpg"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(image)
+            write_indexed(tmp_path / "data/Annotations/480p" / name / f"{t:05d}.png", mask)
+    (tmp_path / "data/ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "data/ImageSets/2017/val.txt").write_text("single\npair\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Runs infer_vos with arguments -> (exit code, what it printed)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["infer_vos.py", *map(str, arguments)])
+        code = 0
+        try:
+            infer_vos.main()
+        except SystemExit as stop:
+            code = stop.code
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return call
+
+
+def untrained(data, out, *more):
+    return (
+        "--checkpoint", "untrained", "--config", CONFIG, "--dataset", "davis", "--data", data, "--out", out,
+        "--device", "cpu", *more,
+    )  # fmt: skip
+
+
+def masks(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.png")}
+
+
+def test_masks_scores_and_going_on(program, data, tmp_path):
+    out = tmp_path / "out"
+    code, told = program(*untrained(data, out, "--key", "res3"))
+    assert code == 0 and "pair_2" in told and "mean of 3 objects" in told and "[2/2] pair: 5 frames" in told
+    assert len(masks(out / "res3_vos")) == 10 and len(list((out / "res3_vis").rglob("*.jpg"))) == 10
+    first = (out / "res3_scores/global_results-val.csv").read_text()
+    assert json.loads((out / "res3_scores/scores.json").read_text())["objects"]["pair_1"]["frames"] == 3
+
+    code, told = program(*untrained(data, out, "--key", "res3"))
+    assert code == 0 and told.count("finished before") == 2
+    assert (out / "res3_scores/global_results-val.csv").read_text() == first
+
+    again = tmp_path / "again"
+    assert program(*untrained(data, again, "--key", "res3", "--no-vis"))[0] == 0
+    assert masks(again / "res3_vos") == masks(out / "res3_vos") and not (again / "res3_vis").exists()
+
+
+def test_masks_of_different_origin_are_not_mixed(program, data, tmp_path):
+    out = tmp_path / "out"
+    assert program(*untrained(data, out, "--sequences", "single"))[0] == 0
+    other = untrained(data, out, "--sequences", "pair", "--set", "seed=1")
+    code, told = program(*other)
+    assert code == 2 and "another origin (differs: weights" in told and "--overwrite" in told
+    assert program(*other, "--overwrite")[0] == 0
+    assert [folder.name for folder in (out / "res4_vos").iterdir()] == ["pair"]
+
+
+def test_our_checkpoint_holds_all_that_is_needed(program, data, tmp_path):
+    config = load(CONFIG, ["seed=3", "propagation.context=2"])
+    method = snapshots.build(config)
+    path = tmp_path / "best.pth"
+    checkpoint.save(path, {"method": method.state_dict(), "config": to_dict(config)})
+    common = ("--dataset", "davis", "--data", data, "--sequences", "single", "--device", "cpu", "--no-vis")
+    assert program("--checkpoint", path, *common, "--out", tmp_path / "a")[0] == 0
+    drawn = ("--set", "seed=3", "--set", "propagation.context=2")
+    assert program("--checkpoint", "untrained", "--config", CONFIG, *drawn, *common, "--out", tmp_path / "b")[0] == 0
+    assert masks(tmp_path / "a/res4_vos") == masks(tmp_path / "b/res4_vos")
+
+    state = method.state_dict()
+    lost = sorted(state)[3]
+    del state[lost]
+    checkpoint.save(path, {"method": state, "config": to_dict(config)})
+    code, told = program("--checkpoint", path, *common, "--out", tmp_path / "c")
+    assert code == 2 and f"missing: {lost}" in told
+
+
+def test_lists_and_youtube_vos(program, data, tmp_path):
+    rows = [f"{t % 2} JPEGImages/480p/pair/{t:05d}.jpg Annotations/480p/pair/{t:05d}.png" for t in range(5)]
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    base = ("--checkpoint", "untrained", "--config", CONFIG, "--device", "cpu", "--no-vis", "--key", "key")
+    code, told = program(*base, "--list", tmp_path / "list.txt", "--data", data, "--out", tmp_path / "a")
+    assert code == 0 and "no J&F" in told
+    assert sorted(masks(tmp_path / "a/key_vos")) == ["pair/00001.png", "pair/00003.png"]
+
+    valid = tmp_path / "ytvos/valid"
+    shutil.copytree(data / "JPEGImages/480p/pair", valid / "JPEGImages/pair")
+    shutil.copytree(valid / "JPEGImages", tmp_path / "ytvos/valid_all_frames/JPEGImages")
+    for t in (1, 3):
+        (valid / f"JPEGImages/pair/{t:05d}.jpg").unlink()
+    born = np.zeros((48, 63), np.uint8)  # a pixel narrower than the frames
+    born[6:26, 4:26] = 9
+    write_indexed(valid / "Annotations/pair/00002.png", born)
+    with pytest.warns(UserWarning, match="frame 2 is 63x48, its frame 64x48: resized"):
+        code, told = program(*base, "--dataset", "ytvos", "--data", tmp_path / "ytvos", "--out", tmp_path / "b")
+    assert code == 0
+    written = {name: read_ids(tmp_path / "b/key_vos/pair" / f"{name}.png") for name in ("00000", "00002", "00004")}
+    assert len(masks(tmp_path / "b/key_vos")) == 3
+    assert not written["00000"].any() and all(ids.shape == (48, 64) for ids in written.values())
+    assert set(np.unique(written["00002"])) == set(np.unique(written["00004"])) == {0, 9}
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--key", "res5"), "key 'res5': must be one of"),
+        (("--sequences", "pear"), "sequence 'pear' does not exist, did you mean 'pair'"),
+        (("--set", "propagation.topk=3"), "did you mean 'top_k'"),
+    ],
+)
+def test_mistakes(program, data, tmp_path, more, message):
+    code, told = program(*untrained(data, tmp_path / "out", *more))
+    assert code == 2 and message in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_frame_is_named(program, data, tmp_path):
+    frame = data / "JPEGImages/480p/pair/00003.jpg"
+    frame.write_bytes(frame.read_bytes()[:700])
+    code, told = program(*untrained(data, tmp_path / "out"))
+    assert code == 2 and "pair/00003.jpg: cannot be decoded" in told
+    assert [folder.name for folder in (tmp_path / "out/res4_vos").iterdir()] == ["single"]
+
+
+def test_ctrl_c_leaves_nothing_half_written(data, tmp_path):
+    frames = data / "JPEGImages/480p/single"
+    for t in range(5, 400):
+        shutil.copy(frames / "00004.jpg", frames / f"{t:05d}.jpg")
+    out = tmp_path / "out"
+    command = [sys.executable, ROOT / "infer_vos.py", *untrained(data, out)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    waited = time.monotonic() + 120
+    while not list(out.glob("res4_vos/.single.part/*.png")):
+        assert running.poll() is None and time.monotonic() < waited
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    told = running.communicate(timeout=60)[1]
+    assert running.returncode == 130 and told.strip().endswith("interrupted") and "Traceback" not in told
+    assert not masks(out) and not list(out.rglob("*.part"))
+
+
+def test_the_launcher_explains_itself():
+    launcher = ["bash", ROOT / "launch/infer_vos.sh"]
+    bare = subprocess.run(launcher, capture_output=True, text=True)
+    assert bare.returncode == 2 and "davis|ytvos|sample" in bare.stderr and "SNAPSHOT" in bare.stderr
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "EXP": "never-trained"}
+    absent = subprocess.run([*launcher, "davis"], capture_output=True, text=True, env=environment)
+    assert absent.returncode == 2 and "runs/never-trained/default/best.pth does not exist" in absent.stderr

@@ -1,0 +1,173 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from core.errors import UserError
+from core.palette import read_ids
+from core.schema import Propagation
+from labelprop import runner
+
+SIZE = (48, 64)
+CFG = Propagation(
+    window="disc", radius=3, window_reference=False, temperature=0.05, top_k=5, context=3, repeat_reference=True
+)
+
+
+@dataclass
+class Moving:
+    """A coloured square that moves over noise."""
+
+    name: str
+    length: int = 6
+    every: int = 1  # which frames are written
+
+    @property
+    def frame_names(self):
+        return tuple(f"{t:05d}" for t in range(self.length))
+
+    @property
+    def written(self):
+        return tuple(t % self.every == 0 for t in range(self.length))
+
+    def frames(self):
+        for t in range(self.length):
+            frame = np.random.default_rng(t).integers(0, 60, (*SIZE, 3), np.uint8)
+            frame[16:32, 8 + 2 * t : 24 + 2 * t] += np.array([150, 100, 20], np.uint8)
+            yield frame
+
+    def given(self):
+        ids = np.zeros(SIZE, np.uint8)
+        ids[16:32, 8:24] = 7
+        return {0: ids}
+
+
+def colours(frames):
+    """Stands in for a network: mean colours of 8x8 cells."""
+    return F.normalize(F.avg_pool2d(frames, 8, ceil_mode=True), dim=1)
+
+
+class Counting:
+    """The same, counting frames; raises `error` at frame number `at`."""
+
+    def __init__(self, at=None, error=None):
+        self.frames, self.at, self.error = 0, at, error
+
+    def __call__(self, frames):
+        self.frames += len(frames)
+        if self.at is not None and self.frames >= self.at:
+            raise self.error
+        return colours(frames)
+
+
+def files(folder):
+    """{relative path: bytes} of everything below, hidden files too."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """What an uninterrupted run writes."""
+    runner.run([Moving("one"), Moving("two")], colours, CFG, tmp_path / "whole", "x")
+    return files(tmp_path / "whole")
+
+
+def test_masks_and_overlays_of_written_frames(tmp_path):
+    masks = runner.run([Moving("one", every=2)], colours, CFG, tmp_path, "res4")
+    assert masks == tmp_path / "res4_vos"
+    names = ["00000", "00002", "00004"]
+    assert sorted(files(tmp_path)) == [f"res4_vis/one/{n}.jpg" for n in names] + [
+        f"res4_vos/one/{n}.png" for n in names
+    ]
+    np.testing.assert_array_equal(read_ids(masks / "one/00000.png"), Moving("one").given()[0])
+    last = read_ids(masks / "one/00004.png")
+    assert set(np.unique(last)) == {0, 7}
+    truth = np.zeros(SIZE, bool)
+    truth[16:32, 16:32] = True
+    assert (truth & (last == 7)).sum() / (truth | (last == 7)).sum() > 0.5
+    with Image.open(masks / "one/00004.png") as image:
+        assert image.mode == "P"
+
+
+def test_an_interrupted_sequence_leaves_nothing_and_is_done_again(tmp_path, whole):
+    sequences, out = [Moving("one"), Moving("two")], tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(sequences, Counting(10, KeyboardInterrupt()), CFG, out, "x")
+    assert files(out) == {path: content for path, content in whole.items() if "/one/" in path}
+    again = Counting()
+    runner.run(sequences, again, CFG, out, "x")
+    assert again.frames == 6 and files(out) == whole
+
+
+def test_finished_sequences_are_left_out_and_damaged_ones_done_again(tmp_path, whole, capsys):
+    sequences, out = [Moving("one"), Moving("two")], tmp_path / "whole"
+    idle = Counting()
+    runner.run(sequences, idle, CFG, out, "x")
+    assert idle.frames == 0 and "[2/2] two: finished before" in capsys.readouterr().out
+    damaged = out / "x_vos/two/00003.png"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    (out / "x_vos/.two.part").mkdir()
+    (out / "x_vos/.two.part/00000.png").write_text("left by a killed program")
+    mended = Counting()
+    runner.run(sequences, mended, CFG, out, "x")
+    assert mended.frames == 6 and files(out) == whole
+    all_again = Counting()
+    runner.run(sequences, all_again, CFG, out, "x", overwrite=True, visuals=False)
+    assert all_again.frames == 12
+    assert files(out) == {path: content for path, content in whole.items() if "vos" in path}
+
+
+def test_killed_in_the_middle(tmp_path, whole):
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
+        "from tests import test_labelprop_runner as t\n"
+        "def slow(frames): time.sleep(0.3); return t.colours(frames)\n"
+        "t.runner.run([t.Moving('one'), t.Moving('two')], slow, t.CFG, sys.argv[1], 'x')\n"
+    )
+    root = Path(__file__).parents[1]
+    out = tmp_path / "out"
+    program = subprocess.Popen([sys.executable, "-c", script, out, root])
+    waited = time.monotonic() + 60
+    while not list(out.glob("x_vos/.two.part/*.png")):
+        assert program.poll() is None and time.monotonic() < waited
+        time.sleep(0.05)
+    os.kill(program.pid, signal.SIGKILL)
+    program.wait()
+    assert not (out / "x_vos/two").exists()
+    again = Counting()
+    runner.run([Moving("one"), Moving("two")], again, CFG, out, "x")
+    assert again.frames == 6 and files(out) == whole
+
+
+def test_a_bad_frame_keeps_the_sequences_before_it(tmp_path):
+    with pytest.raises(UserError, match="00002.jpg"):
+        runner.run(
+            [Moving("one"), Moving("two")], Counting(9, UserError("two/00002.jpg: damaged")), CFG, tmp_path, "x"
+        )
+    assert {Path(p).parts[1] for p in files(tmp_path)} == {"one"}
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "x_vos").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="x_vos"):
+        runner.run([Moving("one")], colours, CFG, tmp_path, "x")
+
+
+def test_features_see_frames_on_the_device_in_zero_to_one(tmp_path):
+    seen = []
+
+    def features(frames):
+        seen.append((frames.device.type, frames.dtype, float(frames.min()) >= 0, 0.5 < float(frames.max()) <= 1))
+        return colours(frames)
+
+    runner.run([Moving("one", length=2)], features, CFG, tmp_path, "x", device="cpu", quiet=True)
+    assert set(seen) == {("cpu", torch.float32, True, True)}
