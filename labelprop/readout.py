@@ -3,6 +3,7 @@
 Legend: M channels (0 = background), h w cells of the feature grid, H W pixels.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -46,14 +47,20 @@ def to_grid(ids, channels, size, device):
 
 
 def to_ids(soft_Mhw, ids, size, working, cfg):
-    """Soft masks on the grid -> the id of every pixel, uint8 tensor [H,W].
+    """Soft masks on the grid -> the id of every pixel, uint8 array [H,W].
 
     ids: the id of each channel; size, working: (H, W) of the video and of what the network saw.
     """
     if cfg.readout == "smooth":
-        return _winner(soft_Mhw, ids, size, align_corners=True, min_max=False)
+        return _winner(soft_Mhw, ids, size, align_corners=True, min_max=False).cpu().numpy()
     winner = _winner(soft_Mhw, ids, working, align_corners=False, min_max=cfg.min_max)
-    return F.interpolate(winner[None, None], size, mode="nearest")[0, 0]
+    return nearest(winner.cpu().numpy(), size)
+
+
+def nearest(ids, size):
+    """Array [H,W] resized to size = (H, W); pixel centres correspond, half-way places go to the lower pixel."""
+    rows, columns = (((2 * np.arange(n) + 1) * old - 1) // (2 * n) for n, old in zip(size, ids.shape))
+    return ids[rows[:, None], columns]
 
 
 def _winner(soft_Mhw, ids, size, align_corners, min_max):

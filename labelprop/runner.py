@@ -137,14 +137,13 @@ def remove(*folders):
 
 
 class Progress:
-    """A bar with frames/s on a terminal, a line a sequence elsewhere."""
+    """A line a sequence and, on a terminal, a bar with frames/s."""
 
     def __init__(self, sequences, quiet):
         self.total, self.number, self.quiet = len(sequences), 0, quiet
         frames = sum(sequence.length for sequence in sequences)
-        terminal = sys.stderr.isatty() and not quiet
-        self.bar = tqdm(total=frames, unit=" frames", disable=not terminal, dynamic_ncols=True)
-        self.terminal = terminal
+        hidden = quiet or not sys.stderr.isatty()
+        self.bar = tqdm(total=frames, unit=" frames", disable=hidden, dynamic_ncols=True)
 
     def __enter__(self):
         return self
@@ -171,5 +170,6 @@ class Progress:
         self.say(f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s")
 
     def say(self, text):
-        if not self.quiet and not self.terminal:
-            print(f"[{self.number}/{self.total}] {text}", flush=True)
+        if not self.quiet:
+            self.bar.write(f"[{self.number}/{self.total}] {text}", file=sys.stdout)
+            sys.stdout.flush()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from labelprop.context import Context
-from labelprop.readout import to_grid, to_ids, working_size
+from labelprop.readout import nearest, to_grid, to_ids, working_size
 
 #: pixels by which the sides of a mask may differ from its frame's; data sets have such masks
 SLACK_PX = 2
@@ -38,7 +38,7 @@ def segment_video(frames, given, features, cfg, backend="auto", device="cpu", ba
         elif t == 0:
             yield mask.copy()
         else:
-            yield to_ids(soft, ids, size, working, cfg).cpu().numpy()
+            yield to_ids(soft, ids, size, working, cfg)
     late = sorted(key for key in given if key > t)
     if late:
         warnings.warn(f"masks given for frames {late}, but the video has {t + 1} frames", stacklevel=2)
@@ -110,7 +110,7 @@ def _fitted(mask, t, size):
     warnings.warn(
         f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: resized", stacklevel=3
     )
-    return F.interpolate(torch.from_numpy(mask)[None, None], size, mode="nearest")[0, 0].numpy()
+    return nearest(mask, size)
 
 
 def _born(mask, known):

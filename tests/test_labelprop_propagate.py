@@ -1,0 +1,182 @@
+"""Propagation of one frame: against the published programs and against the definition in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.errors import UserError
+from core.schema import Propagation
+from labelprop import propagate, reference, windowed
+
+DISC = {"window": "disc", "window_reference": False, "temperature": 0.05, "top_k": 10, "repeat_reference": True}
+SQUARE = {"window": "square", "window_reference": True, "temperature": 0.1, "top_k": 5, "repeat_reference": False}
+
+
+def protocol(base, **changes):
+    return Propagation(**{"radius": 6, "context": 20, **base, **changes})
+
+
+def made(seed, N, M, D, h, w, dtype=torch.float64):
+    """Random unit features and labels: query, keys, labels."""
+    rng = torch.Generator().manual_seed(seed)
+    frames = F.normalize(torch.randn(N + 1, D, h, w, generator=rng, dtype=torch.float64), dim=1)
+    labels = torch.randn(N, M, h, w, generator=rng, dtype=torch.float64).softmax(1)
+    return [x.to(dtype) for x in (frames[0], frames[1:], labels)]
+
+
+def replay(arrays, cfg, normalise, backend):
+    query, keys, labels, out = (torch.from_numpy(arrays[k]) for k in ("query", "ctx_feats", "ctx_masks", "out"))
+    if normalise:
+        query, keys = F.normalize(query, dim=1), F.normalize(keys, dim=1)
+    return propagate(query[0], keys, labels, cfg, backend), out[0]
+
+
+def disc_of(arrays):
+    return protocol(DISC, radius=int(arrays["radius"]), temperature=float(arrays["temp"]), top_k=int(arrays["topk"]))
+
+
+def square_of(arrays):
+    return protocol(SQUARE, radius=int(arrays["neigh"]), temperature=float(arrays["temp"]), top_k=int(arrays["topk"]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "windowed"])
+@pytest.mark.parametrize("name", ["rand_c1", "rand_c2", "rand_c5", "real_c3", "dup_context"])
+def test_dul_frame_is_the_published_one(golden, name, backend):
+    arrays = golden(f"g1_{name}")
+    ours, theirs = replay(arrays, disc_of(arrays), False, backend)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", "windowed"])
+@pytest.mark.parametrize("name", ["rand_c1", "rand_c3"])
+def test_ino_frame_is_the_published_one(golden, name, backend):
+    arrays = golden(f"g2_{name}")
+    ours, theirs = replay(arrays, square_of(arrays), True, backend)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_full_size_frames_are_the_published_ones(golden):
+    dul, ino = golden("g1_full_60x107_c3"), golden("g2_full_60x106_c3")
+    for ours, theirs in (
+        replay(dul, disc_of(dul), False, "windowed"),
+        replay(ino, square_of(ino), True, "windowed"),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", "windowed"])
+def test_ties_move_only_what_they_can(golden, backend):
+    """Of the candidates that tie at the k-th place any may be kept: the output lies between the extremes."""
+    arrays = golden("g2_ties_c2")
+    cfg = square_of(arrays)
+    ours, _ = replay(arrays, cfg, True, backend)
+    query = F.normalize(torch.from_numpy(arrays["query"][0]).double(), dim=0).flatten(1)
+    keys = F.normalize(torch.from_numpy(arrays["ctx_feats"]).double(), dim=1).flatten(2)
+    labels = torch.from_numpy(arrays["ctx_masks"]).double().transpose(0, 1).flatten(1)
+    inside = reference.inside_window(*arrays["query"].shape[2:], cfg)
+    scores = torch.einsum("dp,ndq->pnq", query, keys).masked_fill(~inside[:, None], -torch.inf).flatten(1)
+    tied_queries = 0
+    for p in range(0, len(scores), 3):
+        kth = scores[p].topk(cfg.top_k).values[-1]
+        above, tied = scores[p] > kth + 1e-7, (scores[p] - kth).abs() <= 1e-7
+        places = cfg.top_k - int(above.sum())
+        tied_queries += int(tied.sum()) > places
+        weight = ((scores[p] - kth) / cfg.temperature).exp()
+        fixed, total = labels[:, above] @ weight[above], weight[above].sum() + places
+        ordered = labels[:, tied].sort(dim=1).values
+        low, high = ordered[:, :places].sum(1), ordered[:, -places:].sum(1)
+        value = ours.flatten(1)[:, p].double()
+        assert ((fixed + low) / total - 2e-6 <= value).all() and (value <= (fixed + high) / total + 2e-6).all()
+    assert tied_queries > 0
+
+
+def test_windows_are_the_published_ones(golden):
+    disc = golden("g1_radius_mask")
+    h, w = int(disc["h"]), int(disc["w"])
+    inside = reference.inside_window(h, w, protocol(DISC, radius=int(disc["radius"]))).numpy()
+    np.testing.assert_array_equal(inside[0].reshape(h, w), disc["mask_row0"] > 0)
+    np.testing.assert_array_equal(inside.sum(1).reshape(h, w), disc["count"])
+    middle = inside.reshape(h * w, h, w)[(inside.reshape(h * w, h, w) == (disc["mask_mid"] > 0)).all((1, 2))]
+    assert len(middle) == 1
+    square = golden("g2_neighborhood_7x9_r3")["mask"]
+    np.testing.assert_array_equal(reference.inside_window(7, 9, protocol(SQUARE, radius=3)).numpy(), square > 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_windowed_is_the_definition(seed):
+    """Random sizes and geometries, in float64, where only a wrong choice could make a difference."""
+    rng = np.random.default_rng(seed)
+    h, w, N, M = (int(rng.integers(1, high)) for high in (30, 34, 6, 7))
+    D = int(rng.integers(2, 20))  # in one dimension all unit features tie
+    cfg = Propagation(
+        window=str(rng.choice(["disc", "square"])),
+        radius=int(rng.integers(1, 14)),
+        window_reference=bool(rng.integers(2)),
+        temperature=float(rng.uniform(0.03, 0.3)),
+        top_k=int(rng.choice([1, 3, 10, 40])),
+        context=5,
+        repeat_reference=bool(rng.integers(2)),
+    )
+    arrays = made(seed, N, M, D, h, w)
+    ours, truth = windowed.propagate(*arrays, cfg), reference.propagate(*arrays, cfg)
+    assert ours.shape == (M, h, w)
+    torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("base", [DISC, SQUARE])
+@pytest.mark.parametrize("h, w, N", [(1, 1, 1), (1, 1, 4), (1, 9, 2), (5, 2, 1), (2, 3, 3)])
+def test_more_wanted_than_there_are(base, h, w, N):
+    cfg = protocol(base, radius=1, top_k=50)
+    arrays = made(3, N, 3, 1, h, w)
+    torch.testing.assert_close(windowed.propagate(*arrays, cfg), reference.propagate(*arrays, cfg))
+
+
+def test_square_of_radius_0_sees_its_own_place_alone():
+    query, keys, labels = made(0, 1, 3, 4, 6, 7)
+    ours = windowed.propagate(query, keys, labels, protocol(SQUARE, radius=0))
+    torch.testing.assert_close(ours, labels[0])
+
+
+def test_error_of_float32_is_rounding():
+    cfg = protocol(DISC, radius=5)
+    arrays = made(1, 4, 3, 64, 20, 24)
+    truth = reference.propagate(*arrays, cfg)
+    ours = windowed.propagate(*(x.float() for x in arrays), cfg)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), truth, rtol=0, atol=1e-5)
+
+
+def test_one_and_two_threads_agree_and_leave_the_setting_alone():
+    cfg = protocol(DISC, radius=5)
+    arrays = made(2, 3, 2, 16, 30, 30, torch.float32)
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(windowed.propagate(*arrays, cfg))
+        assert torch.get_num_threads() == threads
+    torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+
+
+def test_memory_of_a_tile_is_bounded(monkeypatch):
+    cfg = protocol(SQUARE, radius=9)
+    arrays = made(4, 3, 2, 8, 21, 23)
+    whole = windowed.propagate(*arrays, cfg)
+    monkeypatch.setitem(windowed.TILE_SCORES, "cpu", 3 * 21 * 23 * 4)
+    tiles = windowed._tiles(21, 23, 3, "cpu", cfg)
+    assert max((b - a) * (d - c) for (a, b), (c, d) in tiles) <= 4
+    torch.testing.assert_close(windowed.propagate(*arrays, cfg), whole)
+
+
+def test_many_objects_pass_a_few_at_a_time():
+    cfg = protocol(DISC, radius=4)
+    arrays = made(5, 3, 2 * windowed.CHANNELS + 5, 8, 12, 13)
+    torch.testing.assert_close(windowed.propagate(*arrays, cfg), reference.propagate(*arrays, cfg))
+
+
+def test_unknown_backend_and_wrong_shapes_are_named():
+    query, keys, labels = made(0, 2, 2, 4, 5, 6)
+    with pytest.raises(UserError, match="backend = 'fast'.*reference, windowed"):
+        propagate(query, keys, labels, protocol(DISC), backend="fast")
+    with pytest.raises(ValueError, match=r"\(2, 2, 5, 5\)"):
+        propagate(query, keys, labels[..., :5], protocol(DISC))
