@@ -1,0 +1,1 @@
+"""Drawn scenes: animals in their habitats, with exact masks (the sample set)."""
