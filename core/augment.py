@@ -7,6 +7,7 @@ Legend: frame [H,W,3] uint8 RGB; T frames; theta [2,3] as torch's affine_grid re
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -15,12 +16,13 @@ MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
 def normalise(frames):
-    """ImageNet normalisation.  frames [..,3,H,W]: float in [0, 1], or uint8.  Returns float32 (or the float given)."""
+    """ImageNet normalisation.  frames [..,3,H,W]: floats in [0, 1], or uint8.  Returns new floats, contiguous."""
     scale = 255.0 if frames.dtype == torch.uint8 else 1.0
-    frames = frames.float() if frames.dtype == torch.uint8 else frames
+    kind = torch.float32 if frames.dtype == torch.uint8 else frames.dtype
+    frames = frames.to(kind, memory_format=torch.contiguous_format, copy=True)
     mean = scale * frames.new_tensor(IMAGENET_MEAN)[:, None, None]
     std = scale * frames.new_tensor(IMAGENET_STD)[:, None, None]
-    return (frames - mean).div_(std)
+    return frames.sub_(mean).div_(std)
 
 
 def denormalise(frames):
@@ -36,15 +38,23 @@ def short_side_size(height, width, short):
 
 
 def resize(frame, height, width):
-    """frame [H,W,C] uint8 -> [height,width,C] uint8, bilinear and antialiased: Pillow's BILINEAR to a grey level.
-
-    torch's uint8 kernel takes a third of Pillow's time for that; cv2's bilinear does not antialias.
-    """
+    """frame [H,W,3] uint8 -> [height,width,3] uint8: the pixels of Pillow's antialiased BILINEAR."""
     if frame.shape[:2] == (height, width):
         return frame
-    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
-    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-    return pixels[0].permute(1, 2, 0).contiguous().numpy()
+    if _exact_in_torch(frame.shape[0], height) and _exact_in_torch(frame.shape[1], width):
+        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+        return pixels[0].permute(1, 2, 0).contiguous().numpy()
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _exact_in_torch(size, new_size):
+    """Whether torch's resizing, three times as fast, gives Pillow's pixels.
+
+    Its weights have 15 bits.  Enlarging to 2^n makes all weights multiples of 2^-(n+1), which these hold;
+    others are rounded, and where a value lies half-way between two grey levels the result is another one.
+    """
+    return size <= new_size <= 1 << 12 and new_size & (new_size - 1) == 0
 
 
 def crop(frame, top, left, side, fill=MEAN_COLOUR):
@@ -79,4 +89,4 @@ def theta_flip_zoom(flipped, zoom, top, left, zoom_px, side):
     """
     sign = -1.0 if flipped else 1.0
     shift_y, shift_x = ((corner + zoom_px / 2 - side / 2) / (side / 2) for corner in (top, left))
-    return torch.tensor([[sign * zoom, 0.0, sign * shift_x], [0.0, zoom, shift_y]])
+    return torch.tensor([[sign * zoom, 0, sign * shift_x], [0, zoom, shift_y]], dtype=torch.float32)

@@ -6,6 +6,7 @@ the number of processes changes it, and a run can go on at any step.
 
 import logging
 import signal
+import warnings
 
 import cv2
 import numpy as np
@@ -126,16 +127,18 @@ class ClipLoader:
         Step s is batch s % steps_per_epoch of epoch s // steps_per_epoch.  Workers prefetch across the ends
         of epochs, and stop when the generator is closed.  Raises UserError when too many clips are bad.
         """
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=self._items(first_step, last_step),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=self.pinned,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else the loader would draw from the run's own generator
-        )
-        for batch in loader:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: as told
+            loader = DataLoader(
+                self.dataset,
+                batch_sampler=self._items(first_step, last_step),
+                num_workers=self.workers,
+                collate_fn=_collate,
+                pin_memory=self.pinned,
+                worker_init_fn=_start_worker,
+                generator=torch.Generator(),  # else the loader would draw from the run's own generator
+            )
+        for batch in _alive(loader):
             self.bad_clips.add(self.batch_size // self.world, batch.pop("bad"))
             if not batch:
                 raise self.bad_clips.error(f"{self.dataset.tries} of them in a row; is this the right folder?")
@@ -157,6 +160,18 @@ class ClipLoader:
         order = [self.dataset.videos[i] for i in rng.permutation(len(self.dataset))]
         size = self.steps_per_epoch * self.batch_size
         return (order * -(-size // len(order)))[:size]
+
+
+def _alive(loader):
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a worker that reads data died: {error}  Mostly memory ran out: /dev/shm (in a container, start it with"
+            " --shm-size=16g) or the machine's; lower data.workers or data.batch_size, or set data.workers=0"
+        ) from error
 
 
 def _collate(samples):

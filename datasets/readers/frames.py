@@ -1,7 +1,6 @@
 """Videos stored as folders of JPEG or PNG frames, at any depth below a root."""
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -11,14 +10,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from core.atomic import replacing
 from core.errors import UserError
 from datasets.reader import UnreadableFrame
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-#: frames per folder are kept as one string that all folders of the same names share: a few MB for millions of frames
-JOINT = "\n"
+#: Joins a folder's frame names into one string that all folders of the same names share: millions of frames
+#: then take a few MB.
+JOINT = "/"
+JPEG_START, JPEG_PIXELS, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 class Reader:
@@ -33,9 +34,12 @@ class Reader:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"data root {root}: no such folder; set data.root to the folder that holds the videos")
+        try:
+            found = read_list(list, self.root) if list else scan(self.root, cache)
+        except OSError as error:
+            raise UserError(f"data root {root}: cannot read {error.filename}: {error.strerror}") from None
         shared = {}
         self._videos = []  # (folder relative to root, joined frame names, their number)
-        found = read_list(list, self.root) if list else scan(self.root, cache)
         for folder, names in found:
             self._videos.append((folder, shared.setdefault(names, names), names.count(JOINT) + 1))
         if not self._videos:
@@ -68,21 +72,23 @@ def read_frame(path):
         raise UnreadableFrame(str(path), error.strerror) from None
     if not data:
         raise UnreadableFrame(str(path), "the file is empty")
-    # OpenCV 4 fills the rest of a JPEG that breaks off with grey, without an error; Pillow refuses it.
-    if data[:2] == b"\xff\xd8" and data[-2:] != b"\xff\xd9":
-        return _decode_strictly(data, path)
+    # OpenCV 4 fills the rest of a JPEG that breaks off with grey; where zeros follow, every decoder does.
+    if data.startswith(JPEG_START) and _breaks_off(data):
+        raise UnreadableFrame(str(path), "the JPEG breaks off before its end")
     frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if frame is None:
         raise UnreadableFrame(str(path), "cannot be decoded: damaged, or no image")
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def _decode_strictly(data, path):
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableFrame(str(path), str(error)) from None
+def _breaks_off(jpeg):
+    """Whether no end marker follows the start of the pixels.  A preview in the header has its own, which is skipped."""
+    if jpeg.endswith(JPEG_END):
+        return False
+    place = len(JPEG_START)
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place : place + 2] != JPEG_PIXELS:
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    return jpeg.find(JPEG_END, place) < 0
 
 
 def read_list(path, root):
@@ -93,9 +99,9 @@ def read_list(path, root):
     start with # are left out.  Raises UserError for a list or an entry that is not there.
     """
     try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"data.list {path}: {error.strerror}; name a text file of frames or videos, or null") from None
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.list {path}: {error}; name a text file of frames or videos, or null") from None
     entries = [line.split()[0].strip("/") for line in lines if line.strip() and not line.startswith("#")]
     if not entries:
         raise UserError(f"data.list {path}: names no frame and no video; one a line, relative to {root}")
@@ -124,9 +130,9 @@ def _list_folder(folder, list_path):
 def scan(root, cache=True):
     """All videos below root, ordered by path: [(folder relative to root, joined frame names)]."""
     known = _load_cache(root) if cache else {}
-    found, visited = {}, set()
-    walk = _Walk(root, known, found, visited)
+    walk = _Walk(root, known)
     walk.into(".")
+    found = walk.found
     if cache and found != known:
         _save_cache(root, found)
     return [(folder, found[folder][1]) for folder in sorted(found) if found[folder][1]]
@@ -138,8 +144,8 @@ class _Walk:
     known, found: folder relative to root -> [time of change in ns, joined frame names, sub-folders].
     """
 
-    def __init__(self, root, known, found, visited):
-        self.root, self.known, self.found, self.visited = root, known, found, visited
+    def __init__(self, root, known):
+        self.root, self.known, self.found, self.visited = root, known, {}, set()
         self.started = self.reported = time.time()
 
     def into(self, folder):
@@ -182,7 +188,9 @@ def _entries(folder):
 
 def _by_number(name):
     """Sorts frame_2 before frame_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"(\d+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
 
 
 def _cache_path(root):
@@ -201,13 +209,11 @@ def _load_cache(root):
 
 
 def _save_cache(root, found):
-    path = _cache_path(root)
     index = {names: i for i, names in enumerate(dict.fromkeys(entry[1] for entry in found.values()))}
     folders = [[folder, changed, index[names], below] for folder, (changed, names, below) in found.items()]
-    beside = path.with_suffix(f".{os.getpid()}.part")
+    path = _cache_path(root)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps({"names": list(index), "folders": folders}))
-        os.replace(beside, path)
-    except OSError as error:
+        with replacing(path) as part:
+            part.write_text(json.dumps({"names": list(index), "folders": folders}))
+    except OSError as error:  # only time is lost
         print(f"the scan of {root} is not kept: {path}: {error.strerror}", file=sys.stderr)

@@ -93,5 +93,5 @@ class Views:
 
 def _tensor(frames, valid):
     """frames [T,c,c,3] uint8, valid [c,c] -> [T,3,c,c] normalised, 0 where not valid."""
-    tensor = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous())
-    return tensor if valid.all() else tensor * torch.from_numpy(valid)
+    tensor = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2))
+    return tensor if valid.all() else tensor.mul_(torch.from_numpy(valid))

@@ -1,0 +1,242 @@
+"""Sampling of clips, and batches that neither workers, nor processes, nor a restart change."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from core.errors import UserError
+from core.schema import Clip
+from datasets.clip import BadClips, ClipDataset, ClipLoader, sample_frames
+from datasets.reader import UnreadableFrame
+from datasets.readers.frames import Reader
+
+
+@pytest.mark.parametrize("length", [5, 9, 10, 14, 40])
+@pytest.mark.parametrize("gap", [1, 2, 10])
+@pytest.mark.parametrize("step", ["whole", "fraction"])
+def test_frames_are_evenly_spread_over_a_random_window(length, gap, step):
+    clip, rng = Clip(frames=5, gap=gap, step=step, order="kept"), np.random.default_rng(0)
+    window = min(length, gap * 5)
+    share = window // 5 if step == "whole" else window / 5
+    expected = [int(i * share) for i in range(5)]
+    starts = set()
+    for _ in range(60 * (length - window + 1)):
+        ids = sample_frames(length, clip, rng)
+        starts.add(ids[0])
+        assert [i - ids[0] for i in ids] == expected
+        assert ids[-1] < length
+    assert starts == set(range(length - window + 1))
+
+
+def test_in_random_order_every_frame_can_be_the_reference():
+    clip, rng = Clip(frames=5, gap=2), np.random.default_rng(0)
+    drawn = [sample_frames(10, clip, rng) for _ in range(200)]
+    assert all(sorted(ids) == [0, 2, 4, 6, 8] for ids in drawn)
+    assert {ids[0] for ids in drawn} == {0, 2, 4, 6, 8}
+
+
+class Numbers:
+    """A reader whose frames hold their video's and their own number; `broken` videos cannot be read."""
+
+    def __init__(self, lengths, broken=()):
+        self.lengths, self.broken = lengths, set(broken)
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def name(self, video):
+        return f"video{video}"
+
+    def length(self, video):
+        return self.lengths[video]
+
+    def read(self, video, frame_ids):
+        if video in self.broken:
+            raise UnreadableFrame(f"video{video}/0.jpg", "broken")
+        return [np.full((2, 2, 3), (video, i, 0), np.uint8) for i in frame_ids]
+
+
+class Ids:
+    """Views that keep the numbers and one draw of the generator."""
+
+    def __call__(self, frames, rng):
+        return {
+            "video": torch.tensor(int(frames[0][0, 0, 0])),
+            "ids": torch.tensor([int(frame[0, 0, 1]) for frame in frames]),
+            "draw": torch.tensor(rng.random()),
+        }
+
+
+def loader(lengths=(9,) * 23, broken=(), batch_size=4, workers=0, bad_share=0.05, seed=0, **shard):
+    dataset = ClipDataset(Numbers(lengths, broken), Clip(frames=3, gap=2), Ids(), seed)
+    return ClipLoader(dataset, batch_size, workers, bad_share, **shard)
+
+
+def flat(batches):
+    return [{name: value.tolist() for name, value in batch.items()} for batch in batches]
+
+
+def test_an_epoch_takes_every_video_at_most_once_in_an_order_of_its_own():
+    made = loader()
+    assert made.steps_per_epoch == 5
+    batches = flat(made.batches(0, 10))
+    epochs = [[video for batch in batches[i : i + 5] for video in batch["video"]] for i in (0, 5)]
+    assert all(len(set(epoch)) == 20 for epoch in epochs) and epochs[0] != epochs[1]
+    assert all(len(batch["ids"]) == 4 and len(batch["ids"][0]) == 3 for batch in batches)
+    assert len({draw for batch in batches for draw in batch["draw"]}) == 40
+
+
+def test_the_seed_decides_everything():
+    assert flat(loader(seed=1).batches(0, 7)) == flat(loader(seed=1).batches(0, 7))
+    assert flat(loader(seed=1).batches(0, 7)) != flat(loader(seed=2).batches(0, 7))
+
+
+def test_the_number_of_workers_changes_nothing():
+    broken = (3, 11)
+    alone, helped = loader(broken=broken, bad_share=1), loader(broken=broken, bad_share=1, workers=2)
+    assert flat(alone.batches(0, 12)) == flat(helped.batches(0, 12))
+    assert alone.bad_clips.bad == helped.bad_clips.bad > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_restart_in_the_middle_of_an_epoch_goes_on_with_the_same_batches(workers):
+    whole = flat(loader(workers=workers).batches(0, 12))
+    assert flat(loader(workers=workers).batches(7, 12)) == whole[7:]
+
+
+def test_several_processes_share_the_batches_of_one():
+    whole = flat(loader().batches(0, 7))
+    shares = [flat(loader(rank=rank, world=2).batches(0, 7)) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares):
+        assert {name: first[name] + second[name] for name in first} == batch
+    with pytest.raises(UserError, match="batch_size = 4.*multiple of the 3"):
+        loader(rank=0, world=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_runs_own_random_numbers_are_left_alone(workers):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(loader(workers=workers).batches(0, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_short_videos_are_left_out_and_counted(caplog):
+    dataset = loader(lengths=(2, 3, 9, 1)).dataset
+    assert dataset.videos == [1, 2] and dataset.left_out == 2
+    assert "2 of 4 videos left out" in caplog.text
+    with pytest.raises(UserError, match="clip.frames = 3.*longest: 2"):
+        loader(lengths=(1, 2))
+
+
+def test_fewer_videos_than_a_batch_fill_one(caplog):
+    made = loader(lengths=(9, 9, 9), batch_size=8)
+    assert made.steps_per_epoch == 1 and "videos are repeated" in caplog.text
+    for batch in flat(made.batches(0, 3)):
+        assert len(batch["video"]) == 8 and set(batch["video"]) == {0, 1, 2}
+        assert len(set(batch["draw"])) == 8
+
+
+def test_a_broken_video_is_replaced_and_named_once(caplog):
+    made = loader(broken=(5,))
+    videos = [video for batch in flat(made.batches(0, 10)) for video in batch["video"]]
+    assert len(videos) == 40 and 5 not in videos
+    assert made.bad_clips.bad >= 1 and made.bad_clips.clips == 40 + made.bad_clips.bad
+    assert caplog.text.count("video5/0.jpg: broken") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_broken_videos_stop_the_run_and_are_named(workers):
+    with pytest.raises(UserError, match=r"data.bad_share = 0.05(.|\n)*video\d+/0.jpg: broken") as caught:
+        list(loader(broken=range(10), workers=workers).batches(0, 100))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_videos_that_are_all_broken_stop_the_run_whatever_is_borne():
+    with pytest.raises(UserError, match="in a row"):
+        list(loader(broken=range(23), bad_share=1.0).batches(0, 2))
+
+
+def test_share_of_bad_clips():
+    bad = BadClips(0.1)
+    bad.add(16, [("a", "x")] * 16)  # half, but of few
+    bad.add(264, [])
+    bad.add(0, [("b", "y")] * 15)  # 31 of 311: just below
+    with pytest.raises(UserError, match="32 of 312 clips"):
+        bad.add(0, [("b", "y")])
+    with pytest.raises(UserError, match="1 of 17"):
+        BadClips(0.0).add(16, [("a", "x")])
+
+
+def test_a_truncated_jpeg_is_replaced_and_named(tmp_path, caplog):
+    for video in range(3):
+        (tmp_path / f"v{video}").mkdir()
+        for i in range(3):
+            cv2.imwrite(str(tmp_path / f"v{video}/{i}.jpg"), np.full((40, 40, 3), video, np.uint8))
+    broken = tmp_path / "v1/0.jpg"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    dataset = ClipDataset(Reader(tmp_path, cache=False), Clip(frames=3, gap=1), Ids(), 0)
+    made = ClipLoader(dataset, 3, 2, bad_share=1.0)
+    videos = {video for batch in flat(made.batches(0, 4)) for video in batch["video"]}
+    assert videos == {0, 2} and made.bad_clips.bad >= 4
+    assert f"{broken}: the JPEG breaks off" in caplog.text
+
+
+class Dying:
+    """Views whose worker is killed, as by the system when memory runs out."""
+
+    def __call__(self, frames, rng):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_explained():
+    dataset = ClipDataset(Numbers((9,) * 4), Clip(frames=3, gap=2), Dying(), 0)
+    with pytest.raises(UserError, match="/dev/shm.*data.workers=0"):
+        list(ClipLoader(dataset, 2, 1, 0.05).batches(0, 2))
+
+
+def test_an_interrupt_of_all_processes_reaches_only_the_main_one():
+    """Ctrl-C goes to the whole process group; the workers must let the main process finish its step."""
+    program = textwrap.dedent("""
+        import os, signal, sys
+        from tests.test_datasets_clip import loader
+
+        def note(number, frame):
+            global interrupted
+            interrupted = True
+
+        interrupted = False
+        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGTERM, note)
+        for step, batch in enumerate(loader(workers=2).batches(0, 40)):
+            if step == 3:
+                os.killpg(0, signal.SIGINT)
+                os.killpg(0, signal.SIGTERM)
+        print(step, interrupted)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, start_new_session=True
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("39 True\n", "", 0)
+
+
+def test_leaving_early_ends_the_workers():
+    made = loader(workers=2).batches(0, 1000)
+    next(made)
+    assert len(multiprocessing.active_children()) == 2
+    made.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.WARNING)
