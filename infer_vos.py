@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 from core import devices
@@ -100,6 +101,7 @@ def score(sequences, masks, out):
 @reported
 def main():
     args = parse()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sequences = sequences_of(args)
     device = devices.pick(args.device)
     method, config = snapshots.restore(args.checkpoint, args.config, args.overrides)

@@ -143,7 +143,7 @@ class Progress:
         self.total, self.number, self.quiet = len(sequences), 0, quiet
         frames = sum(sequence.length for sequence in sequences)
         hidden = quiet or not sys.stderr.isatty()
-        self.bar = tqdm(total=frames, unit=" frames", disable=hidden, dynamic_ncols=True)
+        self.bar = tqdm(total=frames, unit="frame", disable=hidden, leave=False, dynamic_ncols=True)
 
     def __enter__(self):
         return self
