@@ -242,6 +242,15 @@ def test_a_damaged_cache_is_made_anew(root, cache_folder):
     assert stored.read_text() not in ("{", "[]")
 
 
+def test_a_cache_of_another_format_is_made_anew(root, cache_folder, monkeypatch, looked_into):
+    grow_old(root)
+    Reader(root)
+    monkeypatch.setattr(frames, "CACHE_FORMAT", frames.CACHE_FORMAT + 1)
+    looked_into.clear()
+    Reader(root)
+    assert len(looked_into) == 7
+
+
 def test_no_cache_where_none_is_wanted_or_none_can_be_kept(root, cache_folder, capsys):
     assert len(Reader(root, cache=False)) == 3 and not cache_folder.exists()
     cache_folder.write_text("a file where the folder should be")

@@ -19,6 +19,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 #: Joins a folder's frame names into one string that all folders of the same names share: millions of frames
 #: then take a few MB.
 JOINT = "/"
+#: Count up when what is kept, or how frames are found and ordered, changes.
+CACHE_FORMAT = 1
 JPEG_START, JPEG_PIXELS, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
@@ -203,6 +205,8 @@ def _cache_path(root):
 def _load_cache(root):
     try:
         stored = json.loads(_cache_path(root).read_text())
+        if stored["format"] != CACHE_FORMAT:
+            return {}
         return {folder: [changed, stored["names"][i], folders] for folder, changed, i, folders in stored["folders"]}
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return {}  # none yet, or not ours: scan
@@ -214,6 +218,6 @@ def _save_cache(root, found):
     path = _cache_path(root)
     try:
         with replacing(path) as part:
-            part.write_text(json.dumps({"names": list(index), "folders": folders}))
+            part.write_text(json.dumps({"format": CACHE_FORMAT, "names": list(index), "folders": folders}))
     except OSError as error:  # only time is lost
         print(f"the scan of {root} is not kept: {path}: {error.strerror}", file=sys.stderr)
