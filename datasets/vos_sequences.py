@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from core.errors import UserError
 from core.palette import ids_in, read_ids
 from core.suggest import suggestion
+from datasets.reader import UnreadableFrame
+from datasets.readers.frames import read_frame as decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 DAVIS_VOID = 255
@@ -76,10 +77,9 @@ class VosSequence:
 def read_frame(path):
     """Decode a picture -> uint8 RGB [H,W,3]; UserError names a file that is missing or damaged."""
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be decoded ({error}); restore this frame") from error
+        return decode(path)
+    except UnreadableFrame as error:
+        raise UserError(f"{error}; restore this frame") from error
 
 
 def davis(root, split="val", names=None):

@@ -158,7 +158,7 @@ def test_a_damaged_frame_is_named(program, data, tmp_path):
     frame = data / "JPEGImages/480p/pair/00003.jpg"
     frame.write_bytes(frame.read_bytes()[:700])
     code, told = program(*untrained(data, tmp_path / "out"))
-    assert code == 2 and "pair/00003.jpg: cannot be decoded" in told
+    assert code == 2 and "pair/00003.jpg: the JPEG breaks off" in told
     assert [folder.name for folder in (tmp_path / "out/res4_vos").iterdir()] == ["single"]
 
 
