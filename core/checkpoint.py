@@ -1,5 +1,6 @@
 """Checkpoints: everything a run needs to go on, in one file that loads without running code."""
 
+import argparse
 import os
 import pickle
 import random
@@ -27,7 +28,9 @@ def load(path):
     Raises UserError where the file is missing, broken, or needs code to be run.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Published checkpoints keep their command line; a Namespace holds values and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except IsADirectoryError:

@@ -39,6 +39,23 @@ def gather(rows):
     return torch.cat(all_gather(rows)) if world_size() > 1 else rows
 
 
+def mean(values):
+    """The mean over all ranks, without gradient."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def from_first(values):
+    """What rank 0 has, on every rank; all bring the same shape and type."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.broadcast(values, 0)
+    return values
+
+
 def any_rank(flag, device):
     """True where any rank says so, so that all ranks stop at the same step."""
     if world_size() == 1:

@@ -40,24 +40,40 @@ def restore(source, config_path=None, overrides=()):
             else configuration.from_dict(content["config"], overrides, source=f"{source} (config)")
         )
     else:
-        state, default = _published(content, source)
-        config = configuration.load(config_path or CONFIGS / default, overrides)
+        state, default, fitting = _published(content, source)
+        if config_path:
+            config = configuration.load(config_path, overrides)
+        else:
+            config = configuration.load(CONFIGS / default, (*fitting, *overrides))
     method = build(config)
     checkpoint.load_strictly(method, state, source)
     return method.eval(), config
 
 
 def _published(content, source):
-    """The state_dict of an authors' snapshot under our names, and the configuration that fits it."""
+    """An authors' snapshot -> its state_dict under our names, the configuration for it, and overrides that fit it."""
     for name in components.names("method"):
         module = components.load("method", name)
         if not hasattr(module, "published"):
             continue
-        state = module.published(content)
-        if state is not None:
-            return state, module.PUBLISHED_CONFIG
-    top = ", ".join(map(str, list(content)[:6]))
+        try:
+            found = module.published(content)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        if found is not None:
+            state, fitting = found
+            return state, module.PUBLISHED_CONFIG, fitting
     raise UserError(
-        f"{source}: is neither a checkpoint of this project (keys: method, config, ...) nor a known published "
-        f"snapshot; it holds: {top}"
+        f"{source}: {_looks(content)}; what fits is a checkpoint of this project (keys: method, config), or one "
+        "published by the authors of DUL, INO or DINO (ViT-T/S/B with patches of 8 or 16 px)"
     )
+
+
+def _looks(content):
+    """What an unknown file looks like, in words."""
+    inner = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    names = [str(name).removeprefix("module.") for name in inner]
+    for part, kind in (("layer4.", "a ResNet of another make"), ("blocks.", "a vision transformer of another make")):
+        if any(part in name for name in names):
+            return f"looks like {kind} ({', '.join(names[:3])}, ...)"
+    return f"holds {', '.join(map(str, list(content)[:6])) or 'nothing'}"

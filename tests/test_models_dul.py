@@ -126,7 +126,7 @@ def test_network_agrees_with_reference(golden):
     reference = {k: torch.from_numpy(v) for k, v in golden("g7_resnet18").items() if v.ndim}
     official = official_state()
     method = Method(dul_config(embedding=128))
-    method.load_state_dict(dul.published({"model": official}))
+    method.load_state_dict(dul.published({"model": official})[0])
     first8 = official["fast_net.backbone.conv1.weight"].flatten()[:8]
     torch.testing.assert_close(first8, reference["check_conv1_first8"], atol=1e-6, rtol=0)
     method.eval()
@@ -153,7 +153,7 @@ def test_official_snapshot_loads_by_name(shared, tmp_path, prefix):
     loaded, config = snapshots.restore(path)
     assert config.method.name == "dul"
     method = Method(dul_config(embedding=128))
-    method.load_state_dict(dul.published({"model": official}))
+    method.load_state_dict(dul.published({"model": official})[0])
     frames = torch.randn(1, 3, 48, 64)
     method.eval()
     assert torch.equal(loaded.features(frames, "res4"), method.features(frames, "res4"))

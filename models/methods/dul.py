@@ -178,7 +178,7 @@ def _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, 
 
 
 def published(content):
-    """An official DUL snapshot {"model", "opt", "score", "epoch"} -> our state_dict, or None if it is not one.
+    """An official DUL snapshot {"model", "opt", "score", "epoch"} -> (our state_dict, no overrides), or None.
 
     Their names start with `fast_net.`, optionally behind `module.`; the head is called `emb_q`.
     """
@@ -189,4 +189,4 @@ def published(content):
     if not any(name.startswith("fast_net.") for name in names.values()):
         return None
     ours = lambda name: name.removeprefix("fast_net.").replace("emb_q.", "head.", 1)
-    return {ours(name): model[key] for key, name in names.items()}
+    return {ours(name): model[key] for key, name in names.items()}, ()
