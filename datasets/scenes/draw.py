@@ -38,6 +38,11 @@ class Box:
     def empty(self):
         return self.bottom <= self.top or self.right <= self.left
 
+    def within(self, other):
+        """The part of the box that lies in the other one."""
+        rows = max(self.top, other.top), min(self.bottom, other.bottom)
+        return Box(*rows, max(self.left, other.left), min(self.right, other.right))
+
     @property
     def slices(self):
         return slice(self.top, self.bottom), slice(self.left, self.right)
@@ -84,16 +89,22 @@ def _lit(part, angle, gloss):
     light = np.array([cos * LIGHT[0] + sin * LIGHT[1], cos * LIGHT[1] - sin * LIGHT[0], LIGHT[2]], np.float32)
     facing = part.relief @ light
     half_way = light + (0, 0, 1)
-    shine = np.clip(part.relief @ (half_way / np.linalg.norm(half_way)).astype(np.float32), 0, 1) ** 24
+    shine = np.clip(part.relief @ (half_way / np.linalg.norm(half_way)).astype(np.float32), 0, 1) ** 2
+    shine = (shine * shine) ** 2  # to the 8th power
+    shine = shine * shine * shine
     alpha = part.rgba[..., 3:]
     colour = part.rgba[..., :3] * (0.42 + 0.85 * np.clip(facing, 0, None))[..., None] + gloss * shine[..., None]
     return np.concatenate([np.clip(colour, 0, 1) * alpha, alpha], -1)
 
 
 def draw(creature, pose, shape, margin=0, supersample=SUPERSAMPLE):
-    """A creature over a frame: (box, premultiplied RGBA [h,w,4] of the box), anti-aliased by supersampling."""
+    """A creature over a frame: (box, premultiplied RGBA [h,w,4] of the box), anti-aliased by supersampling.
+
+    margin: px that the box is larger than the creature, for its shadow and blur.  An empty box has no layer.
+    """
     reach = pose.scale * max(np.hypot(*part.pivot) + np.hypot(*part.half) * 1.05 for part in creature.parts)
-    whole = _box(pose.x, pose.y, min(reach, 1.7 * pose.scale) + margin, *shape)
+    reach = min(reach, 1.7 * pose.scale)
+    whole, wide = _box(pose.x, pose.y, reach, *shape), _box(pose.x, pose.y, reach + margin, *shape)
     if whole.empty:
         return whole, None
     layer = np.zeros(
@@ -104,12 +115,7 @@ def draw(creature, pose, shape, margin=0, supersample=SUPERSAMPLE):
         x = pose.x + pose.scale * (cos * part.pivot[0] - sin * part.pivot[1])
         y = pose.y + pose.scale * (sin * part.pivot[0] + cos * part.pivot[1])
         own = _box(x, y, pose.scale * np.hypot(*part.half), *shape)
-        own = Box(
-            max(own.top, whole.top),
-            min(own.bottom, whole.bottom),
-            max(own.left, whole.left),
-            min(own.right, whole.right),
-        )
+        own = own.within(whole)
         if own.empty:
             continue
         top, left = (own.top - whole.top) * supersample, (own.left - whole.left) * supersample
@@ -118,7 +124,9 @@ def draw(creature, pose, shape, margin=0, supersample=SUPERSAMPLE):
         under *= 1 - piece[..., 3:]
         under += piece
     size = (whole.right - whole.left, whole.bottom - whole.top)
-    return whole, cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
+    layer = cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
+    rim = (whole.top - wide.top, wide.bottom - whole.bottom, whole.left - wide.left, wide.right - whole.right)
+    return wide, cv2.copyMakeBorder(layer, *rim, cv2.BORDER_CONSTANT)
 
 
 def streak(dx, dy):

@@ -36,10 +36,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Creature:
-    """Parts from the lowest to the topmost.  size: px of a unit.  speed: share of the frame's width it crosses.
+    """Parts from the lowest to the topmost.  size: px of a unit in a frame 256 px high.
 
-    beat: rad of its clock a frame.  lift: height over the ground in px (its shadow's distance).
-    sideways: it moves along v.  gloss: strength of the highlight.
+    speed: about the share of the frame's width that it crosses in a clip.  beat: rad of its clock a frame.
+    lift: height over the ground in px (its shadow's distance).  sideways: it moves along v.  gloss: strength of
+    the highlight.
     """
 
     parts: list[Part] = field(repr=False)

@@ -4,6 +4,7 @@ World coordinates are pixels (x, y) of the ground's canvas; one world pixel is o
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -80,29 +81,37 @@ class Scene:
 
     def __init__(self, rng, habitat, animals, frames, shape, late=False):
         self.habitat, self.shape, self.frames = HABITATS[habitat], shape, frames
-        canvas = (shape[0] * 15 // 8, shape[1] * 13 // 8)
-        self.camera = Camera(rng, frames, shape, canvas)
+        self.scale = shape[0] / 256  # sizes of creatures are those in a frame 256 px high
+        self.canvas = (shape[0] * 15 // 8, shape[1] * 13 // 8)
+        self.camera = Camera(rng, frames, shape, self.canvas)
         self.noise_seed = int(rng.integers(1 << 31))
-        colours = shifted_hue(self.habitat.colours, rng, 10)
-        self.ground = GROUNDS[self.habitat.paint](canvas, rng, colours).astype(np.float32)
-        self._scatter(rng)
-        self.actors = self._cast(rng, animals, colours, late)
-        self.over = self._overhang(rng)
-        self._light(rng)
+        self.colours = shifted_hue(self.habitat.colours, rng, 10)
+        self._ground_rng, over_rng, light_rng = rng.spawn(3)
+        self.actors = self._cast(rng, animals, self.colours, late)
+        self.over = self._overhang(over_rng)
+        self._light(light_rng)
 
-    def _scatter(self, rng):
+    @cached_property
+    def ground(self):
+        """The painted ground with all that lies on it, RGB [h,w,3] of the canvas."""
+        rng = self._ground_rng
+        ground = GROUNDS[self.habitat.paint](self.canvas, rng, self.colours).astype(np.float32)
+        self._scatter(rng, ground)
+        return ground
+
+    def _scatter(self, rng, ground):
         """Lays the props on the ground, with their shadows."""
-        h, w = self.ground.shape[:2]
+        h, w = self.canvas
         for name, count in self.habitat.props.items():
+            kinds = [prop(name, rng) for _ in range(min(count, 5))]
             for _ in range(rng.poisson(count)):
-                item = prop(name, rng)
-                pose = Pose(
-                    rng.uniform(0, w), rng.uniform(0, h), rng.uniform(0, 6.3), item.size * rng.uniform(0.8, 1.2), 0
-                )
+                item = kinds[rng.integers(len(kinds))]
+                size = item.size * rng.uniform(0.7, 1.3) * self.scale
+                pose = Pose(rng.uniform(0, w), rng.uniform(0, h), rng.uniform(0, 6.3), size, 0)
                 box, layer = draw(item, pose, (h, w), margin=6)
                 if not box.empty:
-                    cast_shadow(self.ground, box, layer[..., 3], 2.5, 0.5)
-                    lay(self.ground, box, layer)
+                    cast_shadow(ground, box, layer[..., 3], 2.5, 0.5)
+                    lay(ground, box, layer)
 
     def _cast(self, rng, animals, ground_colours, late):
         """The animals with their coats and paths; their paths cross near the middle of the clip."""
@@ -136,7 +145,7 @@ class Scene:
         begin, end = out * half, np.array([np.cos(back), np.sin(back)]) * half
         centre = rng.uniform(-0.17, 0.17, 2) * (w, h)
         if late:
-            begin = out / np.abs(out / (np.array([w, h]) / 2 + creature.size * 1.3)).max()
+            begin = out / np.abs(out / (np.array([w, h]) / 2 + creature.size * self.scale * 1.3)).max() * 1.25
         if creature.speed < 0.3:  # what creeps stays near its place, whatever the camera does
             centre = begin
         begin, end = centre + (begin - centre) * (1 if late else travel**0.4), centre + (end - centre) * travel
@@ -153,17 +162,17 @@ class Scene:
         heading = np.unwrap(np.arctan2(step[:, 1], step[:, 0])) + (np.pi / 2 if creature.sideways else 0)
         if creature.speed < 0.3:
             heading = rng.uniform(0, 6.3) + 0.5 * _wander(rng, self.frames + 2, (0.7,))
-        scale = creature.size * (1 + 0.16 * _wander(rng, self.frames + 2, (0.5, 0.9)))
+        scale = creature.size * self.scale * (1 + 0.16 * _wander(rng, self.frames + 2, (0.5, 0.9)))
         clock = rng.uniform(0, 6.3) + creature.beat * np.arange(len(t)) + 0.5 * _wander(rng, self.frames + 2, (1.5,))
         return [Pose(*world[i], heading[i], scale[i], clock[i]) for i in range(1, self.frames + 2)]
 
     def _overhang(self, rng):
-        h, w = self.ground.shape[:2]
+        h, w = self.canvas
         actors = []
         for name in self.habitat.over:
             item, place = prop(name, rng), rng.uniform(0.2, 0.8, 2) * (w, h)
             turn, sway = rng.uniform(0, 6.3), 0.12 * _wander(rng, self.frames, (1.0, 2.2))
-            size = item.size * rng.uniform(0.9, 1.25)
+            size = item.size * rng.uniform(0.9, 1.25) * self.scale
             actors.append(Actor(item, [Pose(*place, turn + s, size, 0) for s in sway], 1.25))
         return actors
 
@@ -191,6 +200,19 @@ class Scene:
             return (0.84 + 0.55 * web)[..., None]
         return (0.70 + 0.42 * smoothstep(moved[0], -0.9, 0.3))[..., None]
 
+    def _stack(self):
+        """(id, actor) from the lowest to the topmost; what hangs over the animals has id 0."""
+        return [*enumerate(self.actors, 1), *((0, actor) for actor in self.over)]
+
+    def ids(self, t):
+        """The ids that render gives, without the picture."""
+        ids = np.zeros(self.shape, np.uint8)
+        for ident, actor in self._stack():
+            box, layer = draw(actor.creature, actor.pose(self.camera, t), self.shape)
+            if not box.empty:
+                ids[box.slices][layer[..., 3] >= 0.5] = ident
+        return ids
+
     def render(self, t):
         """Frame t: (uint8 RGB [h,w,3], ids uint8 [h,w]: the topmost object where its alpha is 0.5 or more)."""
         h, w = self.shape
@@ -202,10 +224,8 @@ class Scene:
         kernel = streak(*flow)
         frame = frame if kernel is None else cv2.filter2D(frame, -1, kernel)
         ids = np.zeros((h, w), np.uint8)
-        for ident, actor in enumerate(self.actors, 1):
+        for ident, actor in self._stack():
             self._place(frame, ids, ident, actor, t)
-        for actor in self.over:
-            self._place(frame, ids, 0, actor, t)
         return self._develop(frame, t), ids
 
     def _place(self, frame, ids, ident, actor, t):

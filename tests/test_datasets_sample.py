@@ -1,0 +1,201 @@
+"""The made sample set: its layout, that it is the same each time, and that its masks are exact."""
+
+import hashlib
+import json
+import multiprocessing
+
+import cv2
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from core.palette import read_ids
+from datasets import sample
+from datasets.sample import make_sample
+from datasets.scenes.draw import Pose, draw
+from datasets.scenes.scene import Scene
+
+SMALL = dict(seed=3, train_clips=2, train_frames=2, val_frames=9, height=96, width=160)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "sample"
+    assert make_sample(folder, workers=1, **SMALL) is True
+    return folder
+
+
+def names(root, split):
+    return (root / "ImageSets" / "2017" / f"{split}.txt").read_text().split()
+
+
+def masks(root, name):
+    return [read_ids(path) for path in sorted((root / "Annotations" / "480p" / name).iterdir())]
+
+
+def content(root):
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_layout(root):
+    assert {split: len(names(root, split)) for split in ("train", "val")} == {"train": 2, "val": 8}
+    clips = {path.name for path in (root / "JPEGImages" / "480p").iterdir()}
+    assert clips == {*names(root, "train"), *names(root, "val")}
+    for name in clips:
+        frames = sorted((root / "JPEGImages" / "480p" / name).iterdir())
+        count = SMALL["train_frames"] if name in names(root, "train") else SMALL["val_frames"]
+        assert [path.name for path in frames] == [f"{t:05d}.jpg" for t in range(count)]
+        assert cv2.imread(str(frames[0])).shape == (96, 160, 3)
+    assert not list(root.parent.glob(".*")), "the temporary folder is gone"
+
+
+def test_training_clips_have_no_masks(root):
+    annotated = {path.name for path in (root / "Annotations" / "480p").iterdir()}
+    assert annotated == set(names(root, "val"))
+    assert annotated.isdisjoint(names(root, "train"))
+
+
+def test_all_objects_of_a_validation_clip_are_in_its_first_mask(root):
+    for name, (_, animals) in sample.VALIDATION.items():
+        ids_T = masks(root, name)
+        assert len(ids_T) == SMALL["val_frames"]
+        assert all(ids.shape == (96, 160) for ids in ids_T)
+        assert set(np.unique(ids_T[0])) == set(range(len(animals) + 1))
+        assert set(np.unique(ids_T)) == set(np.unique(ids_T[0]))
+
+
+def test_masks_move(root):
+    """Copying the first mask must not solve the set."""
+    overlaps = []
+    for name in names(root, "val"):
+        first, *_, last = masks(root, name)
+        for ident in range(1, first.max() + 1):
+            one, other = first == ident, last == ident
+            overlaps.append((one & other).sum() / (one | other).sum())
+    assert np.mean(overlaps) < 0.3
+
+
+def test_the_late_clip(root):
+    name, late = sample.LATE[0], len(sample.LATE[2])
+    assert name in names(root, "val")
+    ids_T = masks(root, name)
+    present = [late in ids for ids in ids_T]
+    birth = present.index(True)
+    assert 0 < birth < len(ids_T) - 2
+    assert set(np.unique(ids_T[0])) == set(range(late))
+
+    given = {path.stem: read_ids(path) for path in (root / "valid" / "Annotations" / name).iterdir()}
+    assert set(given) == {"00000", f"{birth:05d}"}
+    assert np.array_equal(given["00000"], ids_T[0])
+    assert np.array_equal(given[f"{birth:05d}"], np.where(ids_T[birth] == late, late, 0))
+    objects = json.loads((root / "valid" / "meta.json").read_text())["videos"][name]["objects"]
+    assert {ident: one["frames"][0] for ident, one in objects.items()} == {
+        "1": "00000", "2": "00000", "3": f"{birth:05d}"}  # fmt: skip
+    frames = root / "JPEGImages" / "480p" / name
+    assert content(root / "valid" / "JPEGImages" / name) == content(frames)
+
+
+def test_the_same_seed_gives_the_same_bytes_in_other_processes(root, tmp_path):
+    """Whatever the number of processes."""
+    make_sample(tmp_path / "again", workers=2, **SMALL)
+    assert content(tmp_path / "again") == content(root)
+
+
+def test_another_seed_gives_other_scenes(root):
+    settings = sample.Settings(**{**SMALL, "seed": 4})
+    frame, ids = sample._scene(settings, "val", "crabs").render(0)
+    assert not np.array_equal(ids, masks(root, "crabs")[0])
+
+
+def test_masks_are_the_topmost_shapes():
+    """Against eight-fold supersampling of every creature, composed by hand."""
+    scene = Scene(np.random.default_rng(5), "pond", ("koi", "turtle", "koi"), 6, (128, 192))
+    _, ids = scene.render(2)
+    fine = np.zeros_like(ids)
+    for ident, actor in [*enumerate(scene.actors, 1), *((0, actor) for actor in scene.over)]:
+        box, layer = draw(actor.creature, actor.pose(scene.camera, 2), scene.shape, supersample=8)
+        if not box.empty:
+            fine[box.slices][layer[..., 3] >= 0.5] = ident
+    assert len(np.unique(ids)) == 4
+    assert (fine != ids).mean() < 0.004
+    for ident in (1, 2, 3):
+        assert ((fine == ident) & (ids == ident)).sum() / ((fine == ident) | (ids == ident)).sum() > 0.96
+
+
+def test_what_is_seen_is_where_the_mask_is():
+    """Without an animal, the frame differs under its mask and, but for its shadow, nowhere else."""
+    with_it = Scene(np.random.default_rng(8), "forest", ("beetle",), 6, (128, 192))
+    without = Scene(np.random.default_rng(8), "forest", ("beetle",), 6, (128, 192))
+    without.actors = []
+    frame, ids = with_it.render(3)
+    bare, nothing = without.render(3)
+    changed = np.abs(frame.astype(int) - bare).max(-1) > 12
+    assert not nothing.any() and (ids == 1).sum() > 500
+    assert changed[ids == 1].mean() > 0.8
+    near = cv2.dilate((ids == 1).astype(np.uint8), np.ones((41, 41), np.uint8)) > 0
+    assert not changed[~near].any()
+
+
+def test_a_creature_outside_the_frame_draws_nothing():
+    scene = Scene(np.random.default_rng(1), "shore", ("crab",), 4, (96, 128))
+    box, layer = draw(scene.actors[0].creature, Pose(-900.0, 40.0, 0.0, 50.0, 0.0), (96, 128))
+    assert box.empty and layer is None
+
+
+def test_made_once(root, capsys, monkeypatch):
+    before = content(root)
+    assert make_sample(root, **SMALL) is False
+    assert content(root) == before
+
+
+def test_the_command_says_complete(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "sample"
+    folder.mkdir()
+    stamp = {"version": sample.VERSION, **sample.asdict(sample.Settings(seed=7))}
+    (folder / "sample.json").write_text(json.dumps(stamp))
+    monkeypatch.setattr("sys.argv", ["sample", "--out", str(folder), "--seed", "7"])
+    sample.main()
+    assert "is complete already" in capsys.readouterr().out
+
+
+def test_a_folder_of_others_is_refused_and_kept(tmp_path, root):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("dear diary")
+    with pytest.raises(UserError, match="mine: holds something else"):
+        make_sample(tmp_path / "mine", **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(UserError, match="another sample set.*choose another --out"):
+        make_sample(root, **{**SMALL, "seed": 5})
+
+
+def test_a_damaged_stamp_is_named(tmp_path):
+    (tmp_path / "sample.json").write_text("{")
+    with pytest.raises(UserError, match="sample.json: damaged"):
+        make_sample(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/sample: the sample set cannot be written there.*--out"):
+        make_sample(tmp_path / "file" / "sample", **SMALL)
+
+
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "write_clip", lambda *job: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(UserError, match="disk full"):
+        make_sample(tmp_path / "sample", workers=1, **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_at_once(tmp_path, root):
+    """The one that comes second finds the first one's set and is content."""
+    settings = sample.Settings(**SMALL)
+    part = tmp_path / "part"
+    part.mkdir()
+    sample._publish(part, root, settings)
+    assert part.exists() and names(root, "val")
+    assert not multiprocessing.active_children()
