@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core import devices
 from core.atomic import replacing
+from core.config import to_dict
 from core.errors import UserError, reported
 from core.evaluation import davis, report
 from datasets import vos_sequences
@@ -71,13 +72,14 @@ def claim(out, key, origin, overwrite):
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def origin_of(method, protocol, args):
+def origin_of(method, config, protocol, args):
     """All that decides what the masks are, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted(method.state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return {
         "weights": weights.hexdigest(),
+        "method": to_dict(config)["method"],
         "propagation": dataclasses.asdict(protocol),
         "dataset": args.dataset or str(Path(args.list).resolve()),
         "data": str(Path(args.data).resolve()),
@@ -108,7 +110,7 @@ def main():
     key, out = args.key or method.keys[0], Path(args.out)
     features = method.to(device).extractor(key)
     protocol = config.protocol(args.dataset)
-    claim(out, key, origin_of(method, protocol, args), args.overwrite)
+    claim(out, key, origin_of(method, config, protocol, args), args.overwrite)
     frames = sum(sequence.length for sequence in sequences)
     print(f"{config.method.name} {key} of {args.checkpoint} on {device}: {len(sequences)} sequences, {frames} frames")
     masks = runner.run(

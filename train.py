@@ -212,7 +212,7 @@ class Validation:
     def losses(self, run):
         """Means of the loss terms over clips of the validation sequences; the same clips every time."""
         config = run.config
-        clip = dataclasses.replace(config.clip, gap=self.settings.clips_gap)
+        clip = dataclasses.replace(config.clip, gap=self.settings.clips_gap, fps=None, clips_per_video=1)
         data = dataclasses.replace(
             config.data, reader="frames", root=str(Path(self.settings.root) / "JPEGImages" / "480p"), list=None,
             batch_size=min(config.data.batch_size, len(self.sequences)), workers=0,
