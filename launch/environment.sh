@@ -2,7 +2,7 @@
 # requirements.txt: $PYTHON if you set it, the active one if it does, else .venv, which is made if need be.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-satisfies() { "$1" launch/check_requirements.py requirements.txt 2>/dev/null; }
+satisfies() { "$1" launch/check_requirements.py requirements.txt > /dev/null 2>&1; }
 
 find_python() {
     local name

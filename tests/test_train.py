@@ -1,0 +1,228 @@
+"""train.py from raw frames to checkpoints: going on, stopping, refusing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from core import checkpoint
+from core.errors import UserError
+from tests.small import write_videos
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SMALL = """
+method: {name: dul, backbone: resnet, embedding: 16, temperature: 0.05, anchor_grid: 4, cross_grid: 2,
+  cross_weight: 0.1, crop_px: 32, resize_px: [32, 40], random_crop: true, flip: 0.5, zoom: [0.5, 1.0]}
+data: {reader: frames, root: ROOT, batch_size: 2, workers: 0}
+clip: {frames: 2, gap: 2, order: random, step: whole}
+optim: {name: adam, lr: 1.0e-3, betas: [0.5, 0.999], weight_decay: 5.0e-4, bias_lr_factor: 2}
+schedule: {kind: step, epochs: 2, factor: 0.5, every_epochs: 1}
+validation: {every_epochs: 1, root: null, clips_gap: 2, keys: [res4]}
+propagation: {window: disc, radius: 3, window_reference: false, temperature: 0.05, top_k: 5, context: 2,
+  repeat_reference: true}
+log: {scalar_steps: 1, picture_steps: 2, checkpoint_steps: 1}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """-> (path of a small configuration, folder for runs); 6 videos, batches of 2: 3 steps an epoch, 6 in all."""
+    write_videos(tmp_path / "videos", videos=6, frames=6, size=(40, 48))
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL.replace("ROOT", str(tmp_path / "videos")))
+    return config, tmp_path / "runs"
+
+
+def start(config, run_dir, *arguments):
+    command = [sys.executable, "train.py", "--config", str(config), "--run-dir", str(run_dir), "--device", "cpu"]
+    # One thread: sums then have one order, which "bit for bit" needs.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+
+
+def run(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def assert_same_run(a, b):
+    """Two last.pth hold the same numbers, bit for bit."""
+    a, b = (checkpoint.load(Path(folder) / "last.pth") for folder in (a, b))
+    assert a["step"] == b["step"]
+    for name, value in a["method"].items():
+        assert torch.equal(value, b["method"][name]), name
+    moments = lambda content: [v for s in content["optimiser"]["state"].values() for v in s.values()]
+    assert len(moments(a)) == len(moments(b)) > 0
+    assert all(torch.equal(x, y) for x, y in zip(moments(a), moments(b)))
+    assert torch.equal(a["rng"]["torch"], b["rng"]["torch"])
+
+
+def test_going_on_equals_the_uninterrupted_run(project):
+    config, runs = project
+    code, out, err = run(config, runs / "whole")
+    assert code == 0, err
+    assert "step 6/6" in out
+    # 2 and 4 steps: once in the middle of the first epoch, once in the middle of the second.
+    for steps in (2, 4):
+        assert run(config, runs / "parts", "--set", f"schedule.steps={steps}")[0] == 0
+    code, out, err = run(config, runs / "parts")
+    assert code == 0 and "at step 4" in out, err
+    assert_same_run(runs / "whole", runs / "parts")
+
+
+def wait_for_step(process, step):
+    for line in process.stdout:
+        if f"step {step}/" in line:
+            return
+    raise AssertionError(f"ended early: {process.stderr.read()}")
+
+
+def test_kill_minus_9_loses_nothing(project):
+    config, runs = project
+    assert run(config, runs / "whole", "--set", "log.checkpoint_steps=2")[0] == 0
+    process = start(config, runs / "killed", "--set", "log.checkpoint_steps=2")
+    wait_for_step(process, 3)
+    process.kill()
+    process.wait()
+    assert not [p for p in (runs / "killed").iterdir() if p.name.startswith(".") and p.suffix == ".pth"]
+    code, out, err = run(config, runs / "killed")
+    assert code == 0 and "going on" in out, err
+    assert_same_run(runs / "whole", runs / "killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_before_stopping(project, number):
+    config, runs = project
+    process = start(config, runs / "a", "--set", "log.checkpoint_steps=1000", "--set", "schedule.epochs=200")
+    wait_for_step(process, 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    assert "the same command goes on" in out and "Traceback" not in err
+    assert checkpoint.load(runs / "a" / "last.pth")["step"] >= 2
+
+
+def test_mistakes_have_code_2_and_no_traceback(project):
+    config, runs = project
+    assert run(config, runs / "used", "--set", "schedule.steps=1")[0] == 0
+    cases = {
+        ("--set", "data.root=/absent/videos"): "/absent/videos",
+        ("--set", "optim.lrr=1"): "did you mean 'lr'",
+        ("--set", "validation.root=/absent/davis"): "/absent/davis",
+        ("--resume", "/absent/last.pth"): "/absent/last.pth",
+    }
+    for arguments, words in cases.items():
+        code, _, err = run(config, runs / "new", *arguments)
+        assert code == 2 and words in err and "Traceback" not in err, err
+    code, _, err = run(config, runs / "used", "--resume", "none")
+    assert code == 2 and "in use" in err
+    code, _, err = run(config, runs / "used", "--set", "optim.lr=0.5")
+    assert code == 2 and "optim.lr: 0.001 there, 0.5 here" in err
+
+
+def test_a_loss_that_is_not_finite_stops_with_names(project):
+    config, runs = project
+    assert run(config, runs / "a", "--set", "schedule.steps=2")[0] == 0
+    broken = checkpoint.load(runs / "a" / "last.pth")
+    broken["method"]["head.conv2.bias"][:] = float("nan")
+    checkpoint.save(runs / "a" / "last.pth", broken)
+    code, _, err = run(config, runs / "a")
+    assert code == 2
+    assert "step 2" in err and "temp" in err and str(runs / "a" / "last.pth") in err
+
+
+def test_bad_files_are_replaced_counted_and_too_many_stop(project):
+    config, runs = project
+    video = config.parent / "videos" / "video0"
+    for frame in video.iterdir():
+        frame.write_bytes(frame.read_bytes()[:200])
+    code, out, err = run(config, runs / "a")
+    assert code == 0 and "video0" in err, err
+    assert checkpoint.load(runs / "a" / "last.pth")["bad_clips"] > 0
+    code, out, err = run(config, runs / "b", "--set", "data.bad_share=0")
+    assert code == 2 and "data.bad_share" in err and "video0" in err
+
+
+def _rank(rank, port, folder):
+    """One process of two: its clip's share of the loss, gradients averaged as DDP does."""
+    import torch.distributed as dist
+
+    from models.methods.dul import dul_losses
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    maps, arguments = torch.load(folder / "inputs.pth", weights_only=True)
+    mine = [maps.clone().requires_grad_()] + arguments
+    share = [part[rank : rank + 1] for part in (mine[0], *mine[1:])]
+    terms = dul_losses(*share, 0.05)
+    (terms["temp"] + 0.1 * terms["cross_key"]).backward()
+    grad = mine[0].grad
+    dist.all_reduce(grad)
+    values = torch.stack([terms["temp"].detach(), terms["cross_key"].detach()])
+    dist.all_reduce(values)
+    if rank == 0:
+        torch.save([grad / 2, values / 2], folder / "outputs.pth")
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_loss_of_one_with_the_whole_batch(tmp_path):
+    from models.methods.dul import dul_losses
+
+    torch.manual_seed(0)
+    plain, transformed = (torch.nn.functional.normalize(torch.randn(2, 3, 8, 6, 6), dim=2) for _ in range(2))
+    theta = torch.tensor([[0.7, 0.0, 0.2], [0.0, 0.7, -0.1]]).expand(2, 3, 2, 3).contiguous()
+    rest = [transformed, theta, torch.randint(36, (2, 4)), torch.randint(36, (2, 3))]
+    torch.save([plain, rest], tmp_path / "inputs.pth")
+    multiprocessing.spawn(_rank, (29_500 + os.getpid() % 1000, tmp_path), nprocs=2)
+    grad, values = torch.load(tmp_path / "outputs.pth", weights_only=True)
+
+    whole = plain.clone().requires_grad_()
+    terms = dul_losses(whole, *rest, 0.05)
+    (terms["temp"] + 0.1 * terms["cross_key"]).backward()
+    torch.testing.assert_close(values, torch.stack(list(terms.values())).detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(grad, whole.grad, atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "last.pth"
+    checkpoint.save(path, {"step": 1})
+
+    class Unsavable:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        checkpoint.save(path, {"step": 2, "bad": Unsavable()})
+    assert checkpoint.load(path) == {"step": 1} and os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_random_generators_come_back():
+    import random
+
+    import numpy as np
+
+    state = checkpoint.rng_state()
+    draw = lambda: (torch.rand(3).tolist(), random.random(), np.random.rand())
+    first = draw()
+    checkpoint.restore_rng(state)
+    assert draw() == first
+
+
+def test_the_configuration_that_ran_is_kept(project):
+    config, runs = project
+    assert run(config, runs / "a", "--set", "schedule.steps=1", "--set", "seed=5")[0] == 0
+    from core.config import load
+
+    assert load(runs / "a" / "config.yaml").seed == 5
+    with pytest.raises(UserError):
+        load(runs / "a" / "absent.yaml")
