@@ -100,7 +100,7 @@ def train(run, loader, validation, book, stop):
         devices = [run.device] if run.device.type == "cuda" else None
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices)
     batches = loader.batches(run.step, end)
-    meter = Meter()
+    bad_before, meter = run.bad_clips, Meter()
     book.line(f"steps {run.step} to {end}, {loader.steps_per_epoch} an epoch, on {run.device}")
     while run.step < end:
         run.method.train()
@@ -109,7 +109,7 @@ def train(run, loader, validation, book, stop):
         if run.step % log.picture_steps == 0 and distributed.rank() == 0:
             book.pictures(sample_pictures(run, batch), run.step)
         numbers, lr = train_step(run, model, batch, progress)
-        run.bad_clips = loader.bad_clips.bad
+        run.bad_clips = bad_before + loader.bad_clips.bad
         meter.add(numbers, config.data.batch_size)
         if run.step % log.scalar_steps == 0 or run.step == end:
             report(book, meter, run, progress, end, lr)
@@ -117,6 +117,7 @@ def train(run, loader, validation, book, stop):
             score = validation.measure(run, book)
             if score is not None and (run.best is None or score > run.best):
                 run.save_best(score)
+            meter.clear()
         halt = distributed.any_rank(stop.signal is not None, run.device)
         if run.step % log.checkpoint_steps == 0 or run.step == end or halt:
             run.save()
@@ -171,9 +172,9 @@ def report(book, meter, run, progress, end, lr):
 
 @contextmanager
 def aside(run):
-    """Evaluation mode and random draws of one's own: what happens inside leaves no trace in the run."""
+    """Evaluation mode, random draws of one's own, no other rank: what happens inside leaves no trace in the run."""
     run.method.eval()
-    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+    with distributed.alone(), torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         torch.manual_seed(run.config.seed)
         yield
     run.method.train()
@@ -276,6 +277,8 @@ def main():
     loader = make_loader(config, views, device, (distributed.rank(), distributed.world_size()))
     validation = Validation(config, views)
     run = Run(build(config), config, folder, device)
+    for key in config.validation.keys:
+        run.method.extractor(key)  # a wrong name is told now, not after the first epochs
     if first:
         run.restore(first)
     main_rank = distributed.rank() == 0

@@ -12,7 +12,7 @@ ROOMS = {"method": "models/methods", "backbone": "models/backbones", "reader": "
 
 
 def names(kind):
-    """The names that exist: the modules of the kind's folder; one with an underscore in its name is a part of another."""
+    """The names that exist: the modules of the kind's folder; those with an underscore are parts of another one."""
     return sorted(p.stem for p in (ROOT / ROOMS[kind]).glob("*.py") if "_" not in p.stem)
 
 

@@ -17,7 +17,6 @@ from core.errors import UserError
 from core.schema import RunConfig
 from core.suggest import suggestion
 
-
 _SECTIONS = [field.name for field in dataclasses.fields(RunConfig)]
 
 

@@ -230,6 +230,10 @@ class RunConfig:
     log: Log = field(default_factory=Log)
     seed: int = 0
 
+    def __post_init__(self):
+        if self.seed < 0:
+            raise UserError(f"seed = {self.seed}: must be 0 or more")
+
     def protocol(self, dataset):
         """The Propagation of a data set by its name ("davis", "ytvos", ...)."""
         return (dataset == "ytvos" and self.propagation_ytvos) or self.propagation

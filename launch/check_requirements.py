@@ -3,6 +3,7 @@
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 # opencv-python and opencv-python-headless are the same module; either will do.
 SAME = {"opencv-python-headless": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
@@ -31,7 +32,7 @@ def missing(line):
     return f"{line} (not installed)"
 
 
-lines = [line.split("#")[0].strip() for line in open(sys.argv[1], encoding="utf-8")]
+lines = [line.split("#")[0].strip() for line in Path(sys.argv[1]).read_text().splitlines()]
 absent = [problem for problem in map(missing, filter(None, lines)) if problem]
 print("\n".join(absent))
 sys.exit(bool(absent) or sys.version_info < (3, 10))

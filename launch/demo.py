@@ -69,7 +69,7 @@ def main():
         print(f"{way:<22}{100 * total.jf_mean:8.1f}{100 * total.J.mean:8.1f}{100 * total.F.mean:8.1f}")
     print(
         f"\n{time.perf_counter() - started:.0f} s for propagation and scoring"
-        f"\noverlays:         {OUT}/trained/{KEY}_vis/<sequence>/ and, all three ways side by side, {OUT}/comparison.jpg"
+        f"\noverlays:         {OUT}/trained/{KEY}_vis/<sequence>/, and all three ways in {OUT}/comparison.jpg"
         f"\nTensorBoard log:  {RUN}/tensorboard   ({sys.executable} -m tensorboard.main --logdir runs)"
     )
 

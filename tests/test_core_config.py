@@ -21,7 +21,7 @@ def test_every_yaml_loads_and_survives_a_round_trip(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_yaml_says_its_command(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert f"launch/train.sh {path.stem}" in "".join(head) or f"launch/demo.sh" in "".join(head)
+    assert f"launch/train.sh {path.stem}" in "".join(head) or "launch/demo.sh" in "".join(head)
 
 
 @pytest.mark.parametrize(

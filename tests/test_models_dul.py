@@ -119,7 +119,8 @@ def official_state(prefix=""):
     """The state_dict of an official snapshot, filled by the rule of the reference values."""
     own = Method(dul_config(embedding=128)).state_dict()
     names = ("fast_net." + name.replace("head.", "emb_q.", 1) for name in own)
-    return {prefix + name: value for name, value in state(dict(zip(names, map(lambda t: t.shape, own.values())))).items()}
+    filled = state({name: tensor.shape for name, tensor in zip(names, own.values())})
+    return {prefix + name: value for name, value in filled.items()}
 
 
 def test_network_agrees_with_reference(golden):
@@ -139,8 +140,9 @@ def test_network_agrees_with_reference(golden):
         res4, key = F.normalize(maps, dim=1), F.normalize(method.head(maps), dim=1)
     torch.testing.assert_close(res4[0, ::8], reference["train_res4_b0"], atol=1e-5, rtol=0)
     torch.testing.assert_close(key[:, ::4], reference["train_key"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(method.backbone.bn1.running_mean, reference["train_running_mean_bn1"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(method.backbone.bn1.running_var, reference["train_running_var_bn1"], atol=1e-5, rtol=1e-5)
+    bn1 = method.backbone.bn1
+    torch.testing.assert_close(bn1.running_mean, reference["train_running_mean_bn1"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(bn1.running_var, reference["train_running_var_bn1"], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

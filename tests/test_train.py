@@ -193,6 +193,19 @@ def test_two_processes_have_the_loss_of_one_with_the_whole_batch(tmp_path):
     torch.testing.assert_close(grad, whole.grad, atol=1e-6, rtol=0)
 
 
+def test_two_processes_train_validate_and_go_on(project):
+    config, runs = project
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    arguments = ["--config", config, "--run-dir", runs / "two", "--device", "cpu", "--set"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for steps in (2, 3):
+        words = [*command, *map(str, arguments), f"schedule.steps={steps}"]
+        done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("a new run") == (steps == 2)
+    assert checkpoint.load(runs / "two" / "last.pth")["step"] == 3
+
+
 def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "last.pth"
     checkpoint.save(path, {"step": 1})

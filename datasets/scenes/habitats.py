@@ -275,7 +275,7 @@ HABITATS = {
         "pebbles",
         ((0.05, 0.10, 0.10), (0.14, 0.22, 0.20), (0.28, 0.34, 0.28), (0.46, 0.46, 0.36)),
         {"greenleaf": 4, "stone": 8},
-        ("lily", "lily", "lily"),
+        ("lily", "lily"),
         True,
         ("koi", "koi", "turtle"),
         KOI,
