@@ -206,8 +206,10 @@ def _on_all_cores(work, items, device):
         work(queue)
         return
 
+    inference = torch.is_inference_mode_enabled()  # modes belong to a thread
+
     def alone():
-        with torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():
             work(queue)
 
     try:

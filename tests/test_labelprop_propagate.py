@@ -158,6 +158,15 @@ def test_one_and_two_threads_agree_and_leave_the_setting_alone():
     torch.testing.assert_close(*results, rtol=0, atol=1e-6)
 
 
+def test_runs_inside_inference_mode_and_leaves_no_graph():
+    cfg = protocol(DISC, radius=4)
+    query, keys, labels = made(2, 2, 2, 8, 20, 20)
+    plain = propagate(query.requires_grad_(), keys, labels, cfg)
+    assert not plain.requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(propagate(query, keys, labels, cfg), plain)
+
+
 def test_memory_of_a_tile_is_bounded(monkeypatch):
     cfg = protocol(SQUARE, radius=9)
     arrays = made(4, 3, 2, 8, 21, 23)

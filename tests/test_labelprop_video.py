@@ -182,6 +182,7 @@ def test_reading_ahead_changes_nothing():
 
 def test_holds_no_frame_and_a_bounded_context():
     """300 frames stream through; of frames one, of features the context (and the reference) are alive."""
+    torch.set_num_threads(1)  # two threads on grids of 4x4 cells wait for one another
     frames_alive, features_alive, most = weakref.WeakSet(), weakref.WeakSet(), [0, 0]
 
     class Frame(np.ndarray):  # plain arrays take no weak reference in a set
