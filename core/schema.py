@@ -74,7 +74,8 @@ class Optim:
     """Optimiser.  bias_lr_factor: learning rate of biases relative to lr; biases are never decayed.
 
     decay_norm_weights: whether the weights (not biases) of normalisation layers are decayed too.
-    clip_norm: per-parameter gradient norm bound, or null.  precision: autocast type of the forward pass.
+    clip_norm: per-parameter gradient norm bound, or null.  precision: autocast type of the forward pass;
+    auto = bf16 where the hardware has it, else fp32.
     lr_per_1024_frames: lr is meant for a batch of 1024 frames and scaled to the actual one (RunConfig.base_lr).
     """
 
@@ -87,7 +88,7 @@ class Optim:
     decay_norm_weights: bool = True
     clip_norm: float | None = None
     lr_per_1024_frames: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
     def __post_init__(self):
         check = checker(self, "optim")
