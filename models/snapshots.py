@@ -65,7 +65,7 @@ def _published(content, source):
             return state, module.PUBLISHED_CONFIG, fitting
     raise UserError(
         f"{source}: {_looks(content)}; what fits is a checkpoint of this project (keys: method, config), or one "
-        "published by the authors of DUL, INO or DINO (ViT-T/S/B with patches of 8 or 16 px)"
+        "published by the authors of DUL, CRW, INO or DINO (ViT-T/S/B with patches of 8 or 16 px)"
     )
 
 

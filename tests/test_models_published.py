@@ -3,9 +3,11 @@
 import argparse
 import json
 import pickle
+import re
 
 import pytest
 import torch
+import torchvision
 
 from core.errors import UserError
 from models import snapshots
@@ -132,6 +134,33 @@ def test_dino_checkpoint(dino_state, tmp_path, layout):
         method({}, None)
     with pytest.raises(UserError, match="method.inference"):
         snapshots.restore(path, overrides=["method.inference=teacher"])
+
+
+@pytest.mark.parametrize("layout", ["new", "old"])
+def test_crw_checkpoint(shared, tmp_path, layout):
+    names = json.loads(shared("golden/g7_crw_checkpoint_layout.json").read_text())["model"]
+    model = filled(names)
+    reference = torchvision.models.resnet18()
+    reference.load_state_dict({k.removeprefix("encoder.model."): v for k, v in model.items()}, strict=False)
+    for name, module in reference.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.stride = (1, 1) if name.startswith("layer3") else module.stride
+            module.padding_mode = "reflect"
+    net = torch.nn.Sequential(*list(reference.children())[:7]).eval()
+    if layout == "old":
+        model = {re.sub(r"(conv\d)\.weight$", r"\1.1.weight", name): value for name, value in model.items()}
+        assert "encoder.model.conv1.1.weight" in model and "encoder.model.layer1.0.conv2.1.weight" in model
+    path = tmp_path / "pretrained.pth"
+    torch.save({"model": model, "optimizer": {}, "epoch": 10, "args": argparse.Namespace(head_depth=0)}, path)
+    method, config = snapshots.restore(path)
+    assert method.keys == ("res3",) and config.propagation.repeat_reference
+    frames = torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        wanted = torch.nn.functional.normalize(net(frames), dim=1)
+    assert wanted.shape == (1, 256, 6, 8)
+    torch.testing.assert_close(method.features(frames, "res3"), wanted)
+    with pytest.raises(UserError, match="method.embedding = null"):
+        method({}, None)
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,26 @@ class Backbone(nn.Module):
 
     Every convolution of layer3 and layer4 has stride 1, their shortcuts too; no pooling at the end, no
     classifier.  Initialised at random, as torchvision does it.
+
+    last: "res3" = a network without layer4.  padding: what convolutions see beyond the border, "zeros" or
+    "reflect".
     """
 
     stride = 8
     channels = {"res3": 256, "res4": 512}
 
-    def __init__(self):
+    def __init__(self, last="res4", padding="zeros"):
         super().__init__()
         net = resnet18(weights=None)
-        for layer in (net.layer3, net.layer4):
-            for module in layer.modules():
-                if isinstance(module, nn.Conv2d):
-                    module.stride = (1, 1)
+        convolutions = lambda part: (m for m in part.modules() if isinstance(m, nn.Conv2d))
+        for convolution in (*convolutions(net.layer3), *convolutions(net.layer4)):
+            convolution.stride = (1, 1)
+        for convolution in convolutions(net):
+            convolution.padding_mode = padding
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
+        if last == "res4":
+            self.layer4 = net.layer4
 
     def forward(self, images, last="res4"):
         """last="res3" stops before layer4, which then costs nothing."""

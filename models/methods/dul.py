@@ -7,6 +7,7 @@ other, transformed view.
 Legend: B clips, T frames, D channels, h w cells, N anchors a clip, m cells of the cross-view term.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from core import components, distributed
+from core.errors import UserError
 from core.schema import checker
 from models.layers import ConvHead, gather_cells, unit, warp
 from models.method import Losses
@@ -27,16 +29,17 @@ PUBLISHED_CONFIG = "ytvos.yaml"
 
 @dataclass(frozen=True)
 class Config:
-    """embedding: channels of `key`.  anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.
+    """embedding: channels of `key`; null = a backbone up to res3 alone, for inference.
 
-    crop_px: side of both views.  resize_px: range of the short side before the crop.  random_crop: false =
-    centre.  flip: probability, for the clip and again for the transformed view.  zoom: range of the
-    transformed view's side relative to the plain view's.
+    anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.  crop_px: side of both views.
+    resize_px: range of the short side before the crop.  random_crop: false = centre.  flip: probability, for
+    the clip and again for the transformed view.  zoom: range of the transformed view's side relative to the
+    plain view's.  padding: of the backbone's convolutions.
     """
 
     name: Literal["dul"]
     backbone: Literal["resnet"]
-    embedding: int
+    embedding: int | None
     temperature: float
     anchor_grid: int
     cross_grid: int
@@ -46,11 +49,12 @@ class Config:
     random_crop: bool
     flip: float
     zoom: tuple[float, float]
+    padding: Literal["zeros", "reflect"] = "zeros"
 
     def __post_init__(self):
         check = checker(self, "method")
         cells = self.crop_px // 8
-        check("embedding", self.embedding >= 1, "1 or more")
+        check("embedding", self.embedding is None or self.embedding >= 1, "1 or more, or null")
         check("temperature", self.temperature > 0, "above 0")
         check("crop_px", self.crop_px >= 32 and self.crop_px % 8 == 0, "a multiple of 8, 32 or more")
         for key in ("anchor_grid", "cross_grid"):
@@ -71,11 +75,17 @@ class Method(BaseMethod):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.backbone = components.load("backbone", config.backbone).Backbone()
-        self.head = ConvHead(self.backbone.channels["res4"], config.embedding)
+        Backbone = components.load("backbone", config.backbone).Backbone
+        if config.embedding is None:
+            self.backbone, self.keys = Backbone("res3", config.padding), ("res3",)
+        else:
+            self.backbone = Backbone("res4", config.padding)
+            self.head = ConvHead(self.backbone.channels["res4"], config.embedding)
 
     def forward(self, batch, progress=None):
         """batch: plain, transformed [B,T,3,H,W], theta [B,T,2,3].  -> Losses: total, temp, cross_key."""
+        if self.config.embedding is None:
+            raise UserError("method.embedding = null: a backbone alone serves inference; training needs a number")
         anchor_index, reference_index = self._draw_cells(batch["plain"])
         return self._losses(batch, anchor_index, reference_index)[0]
 
@@ -178,15 +188,21 @@ def _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, 
 
 
 def published(content):
-    """An official DUL snapshot {"model", "opt", "score", "epoch"} -> (our state_dict, no overrides), or None.
+    """An official snapshot {"model", ...} of DUL or CRW -> (our state_dict, overrides that fit it), or None.
 
-    Their names start with `fast_net.`, optionally behind `module.`; the head is called `emb_q`.
+    DUL: names start with `fast_net.`; the head is called `emb_q`.  CRW: the network's start with
+    `encoder.model.`, others belong to its training; older files wrapped every padded convolution, which gave
+    `conv1.1.weight`.  CRW propagates as DUL does.  Both optionally behind `module.`.
     """
-    model = content.get("model")
-    if not isinstance(model, dict):
+    if not isinstance(content.get("model"), dict):
         return None
-    names = {key: key.removeprefix("module.") for key in model}
-    if not any(name.startswith("fast_net.") for name in names.values()):
+    model = {str(name).removeprefix("module."): value for name, value in content["model"].items()}
+    if any(name.startswith("fast_net.") for name in model):
+        ours = lambda name: name.removeprefix("fast_net.").replace("emb_q.", "head.", 1)
+        return {ours(name): value for name, value in model.items()}, ()
+    encoder = {k.removeprefix("encoder.model."): v for k, v in model.items() if k.startswith("encoder.model.")}
+    if "layer3.1.bn2.weight" not in encoder:
         return None
-    ours = lambda name: name.removeprefix("fast_net.").replace("emb_q.", "head.", 1)
-    return {ours(name): model[key] for key, name in names.items()}, ()
+    ours = lambda name: "backbone." + re.sub(r"(conv\d)\.1\.weight$", r"\1.weight", name)
+    state = {ours(name): value for name, value in encoder.items() if not name.startswith(("layer4.", "fc."))}
+    return state, ("method.embedding=null", "method.padding=reflect")
