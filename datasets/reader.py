@@ -30,5 +30,8 @@ class Reader(Protocol):
     def length(self, video) -> int:
         """Number of frames, without opening the video."""
 
+    def times(self, video) -> np.ndarray | None:
+        """The frames' times in seconds, ascending [length], or None where the storage knows none."""
+
     def read(self, video, frame_ids) -> list[np.ndarray]:
         """The frames, in the order asked for: uint8 RGB [H,W,3].  Raises UnreadableFrame."""

@@ -1,18 +1,15 @@
 """Videos stored as folders of JPEG or PNG frames, at any depth below a root."""
 
-import hashlib
-import json
 import os
 import re
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from core.atomic import replacing
 from core.errors import UserError
+from datasets.listing import cache_path, check_root, list_entries, load_cache, save_cache
 from datasets.reader import UnreadableFrame
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -33,9 +30,7 @@ class Reader:
     """
 
     def __init__(self, root, list=None, cache=True):
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise UserError(f"data root {root}: no such folder; set data.root to the folder that holds the videos")
+        self.root = check_root(root)
         try:
             found = read_list(list, self.root) if list else scan(self.root, cache)
         except OSError as error:
@@ -47,7 +42,7 @@ class Reader:
         if not self._videos:
             raise UserError(
                 f"data root {root}: no frames found; looked for files ending in {', '.join(SUFFIXES)} in all folders"
-                " below it; set data.root to the folder that holds the videos"
+                " below it; set data.root to the folder that holds the videos, or data.reader=videos for video files"
             )
 
     def __len__(self):
@@ -58,6 +53,9 @@ class Reader:
 
     def length(self, video):
         return self._videos[video][2]
+
+    def times(self, video):
+        return None
 
     def read(self, video, frame_ids):
         folder, names, _ = self._videos[video]
@@ -98,21 +96,10 @@ def read_list(path, root):
     """The videos a training list names, in its order: [(folder relative to root, joined frame names)].
 
     One frame a line (frames of a video adjacent; the parent folder is the video), or one video folder a
-    line, relative to root, a leading "/" allowed; only the first column counts.  Empty lines and lines that
-    start with # are left out.  Raises UserError for a list or an entry that is not there.
+    line.  Raises UserError for a list or an entry that is not there.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.list {path}: {error}; name a text file of frames or videos, or null") from None
-    entries = [line.split()[0].strip("/") for line in lines if line.strip() and not line.startswith("#")]
-    if not entries:
-        raise UserError(f"data.list {path}: names no frame and no video; one a line, relative to {root}")
-    if not (root / entries[0]).exists():
-        raise UserError(f"data.list {path}: {root / entries[0]} is not there; entries are relative to data.root {root}")
-
     videos = {}
-    for entry in entries:
+    for entry in list_entries(path, root):
         if entry.lower().endswith(SUFFIXES):
             folder, _, name = entry.rpartition("/")
             videos.setdefault(folder or ".", []).append(name)
@@ -196,29 +183,17 @@ def _by_number(name):
     return parts, name
 
 
-def _cache_path(root):
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    real = os.path.realpath(root)
-    mark = hashlib.sha256(real.encode()).hexdigest()[:12]
-    return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{mark}.json"
-
-
 def _load_cache(root):
+    stored = load_cache(cache_path(root))
     try:
-        stored = json.loads(_cache_path(root).read_text())
         if stored["format"] != CACHE_FORMAT:
             return {}
         return {folder: [changed, stored["names"][i], folders] for folder, changed, i, folders in stored["folders"]}
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError):
         return {}  # none yet, or not ours: scan
 
 
 def _save_cache(root, found):
     index = {names: i for i, names in enumerate(dict.fromkeys(entry[1] for entry in found.values()))}
     folders = [[folder, changed, index[names], below] for folder, (changed, names, below) in found.items()]
-    path = _cache_path(root)
-    try:
-        with replacing(path) as part:
-            part.write_text(json.dumps({"format": CACHE_FORMAT, "names": list(index), "folders": folders}))
-    except OSError as error:  # only time is lost
-        print(f"the scan of {root} is not kept: {path}: {error.strerror}", file=sys.stderr)
+    save_cache(cache_path(root), {"format": CACHE_FORMAT, "names": list(index), "folders": folders}, root)
