@@ -252,7 +252,7 @@ class Validation:
 def make_loader(config, views, device, shard):
     """The clips of config.data in batches; shard = (rank, world size)."""
     reader = components.load("reader", config.data.reader).Reader(config.data.root, config.data.list)
-    dataset = ClipDataset(reader, config.clip, views, config.seed)
+    dataset = ClipDataset(reader, config.clip, views, config.seed, config.data.folder_fps)
     return ClipLoader(dataset, config.data.batch_size, config.data.workers, config.data.bad_share, device, *shard)
 
 

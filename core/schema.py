@@ -25,10 +25,10 @@ class Clip:
     """How T frames are taken from a video.
 
     frames: T.  gap: frames between two sampled frames at most; the window is min(length, gap * T) frames.
-    fps: sampled frames per second of the video, instead of gap.
+    fps: sampled frames per second of the video, instead of gap; folders of frames then need data.folder_fps.
     step: with gap, "whole" = window // T frames, "fraction" = window / T frames, rounded down per frame.
     order: "random" = any frame can be the reference (index 0), "kept" = as in the video.
-    clips_per_video: clips at most that an epoch takes from one video.
+    clips_per_video: clips, at random places, that an epoch takes from one video at most.
     """
 
     frames: int
@@ -52,7 +52,8 @@ class Data:
     """Where the training video lies and how it is read.
 
     root: folder of frame folders or of video files.  list: optional text file naming frames or videos.
-    reader: a module of datasets/readers.  bad_share: share of unreadable clips above which training stops.
+    reader: a module of datasets/readers.  folder_fps: frames a second of the video that a folder of frames holds,
+    asked for with clip.fps.  bad_share: share of unreadable clips above which training stops.
     """
 
     root: str
@@ -60,12 +61,14 @@ class Data:
     batch_size: int
     list: str | None = None
     workers: int = 4
+    folder_fps: float | None = None
     bad_share: float = 0.05
 
     def __post_init__(self):
         check = checker(self, "data")
         check("batch_size", self.batch_size >= 1, "1 or more")
         check("workers", self.workers >= 0, "0 or more")
+        check("folder_fps", self.folder_fps is None or self.folder_fps > 0, "above 0, or null")
         check("bad_share", 0 <= self.bad_share <= 1, "between 0 and 1")
 
 

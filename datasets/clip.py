@@ -19,44 +19,101 @@ from datasets.reader import UnreadableFrame
 log = logging.getLogger(__name__)
 
 
-def sample_frames(length, clip, rng):
-    """T frame ids of a video of `length` frames, spread over a window at a random place.
+def places(length, clip, times=None):
+    """At how many frames of a video of `length` frames a clip can start; 0: the video is too short.
 
-    clip: core.schema.Clip; length >= clip.frames.  rng: numpy Generator.  Returns a list of T ids, none twice.
+    clip: core.schema.Clip.  times: seconds of the frames, ascending [length]; needed with clip.fps.
     """
-    assert length >= clip.frames, "videos shorter than a clip are left out beforehand"
-    window = min(length, clip.gap * clip.frames)
-    step = window // clip.frames if clip.step == "whole" else window / clip.frames
-    start = int(rng.integers(0, length - window + 1))
-    ids = [start + int(i * step) for i in range(clip.frames)]
+    if length < clip.frames:
+        return 0
+    if clip.fps is None:
+        return length - min(length, clip.gap * clip.frames) + 1
+    last = times[-1] - (clip.frames - 1) / clip.fps + 1e-6  # times are kept in microseconds
+    return min(int(np.searchsorted(times, last, side="right")), length - clip.frames + 1)
+
+
+def sample_frames(length, clip, rng, times=None):
+    """T frame ids of a video, from a random place on, as `clip` says; see `places` for the arguments.
+
+    With clip.gap the frames are evenly spread over a window; with clip.fps they are those nearest to
+    start + i / fps seconds.  rng: numpy Generator.  Returns a list of T ids, none twice.
+    """
+    count = places(length, clip, times)
+    assert count, "videos shorter than a clip are left out beforehand"
+    start = int(rng.integers(0, count))
+    if clip.fps is None:
+        window = min(length, clip.gap * clip.frames)
+        step = window // clip.frames if clip.step == "whole" else window / clip.frames
+        ids = [start + int(i * step) for i in range(clip.frames)]
+    else:
+        ids = _nearest(times, times[start] + np.arange(clip.frames) / clip.fps)
     return [ids[i] for i in rng.permutation(clip.frames)] if clip.order == "random" else ids
+
+
+def _nearest(times, wanted):
+    """Ids of the frames nearest to the wanted times, the later of two; each at least one after the one before."""
+    right = np.searchsorted(times, wanted).clip(1, len(times) - 1)
+    ids = right - (wanted - times[right - 1] < times[right] - wanted - 1e-6)
+    # Where frames are rarer than wanted the nearest ones repeat: the next ones stand in, up to the last.
+    steps = np.arange(len(ids))
+    ids = np.maximum.accumulate(ids - steps) + steps
+    return np.minimum(ids, len(times) - len(ids) + steps).tolist()
 
 
 class ClipDataset(Dataset):
     """Item (epoch, place, video) -> one training sample; `place` is where in the epoch the clip stands.
 
     reader: datasets.reader.Reader.  clip: core.schema.Clip.  views: called with (frames, rng), see
-    models/method.py.  A sample has one key more than the views make: "bad", a list of (path, reason) of the
-    files that could not be read; each time another video took the clip's place.
+    models/method.py.  folder_fps: see core.schema.Data.  A sample has one key more than the views make: "bad",
+    a list of (path, reason) of the files that could not be read; each time another video took the clip's place.
+    clips: the video of every clip of an epoch; each stands there clip.clips_per_video times, or as often as it
+    has places where a clip can start.
     """
 
     tries = 32
 
-    def __init__(self, reader, clip, views, seed):
-        self.reader, self.clip, self.views, self.seed = reader, clip, views, seed
-        self.videos = [video for video in range(len(reader)) if reader.length(video) >= clip.frames]
+    def __init__(self, reader, clip, views, seed, folder_fps=None):
+        self.reader, self.clip, self.views, self.seed, self.folder_fps = reader, clip, views, seed, folder_fps
+        counts = [places(*self._span(video)) for video in range(len(reader))]
+        self.videos = [video for video, count in enumerate(counts) if count]
+        self.clips = [video for video in self.videos for _ in range(min(counts[video], clip.clips_per_video))]
         self.left_out = len(reader) - len(self.videos)
         if not self.videos:
-            longest = max((reader.length(video) for video in range(len(reader))), default=0)
+            raise UserError(self._all_too_short())
+        if self.left_out:
+            least = "" if clip.fps is None else f" or {(clip.frames - 1) / clip.fps:.3g} seconds"
+            log.warning(
+                "%d of %d videos left out: fewer than %d frames%s", self.left_out, len(reader), clip.frames, least
+            )
+
+    def _span(self, video):
+        """The arguments of `places`."""
+        length = self.reader.length(video)
+        if self.clip.fps is None:
+            return length, self.clip, None
+        times = self.reader.times(video)
+        if times is None and self.folder_fps is None:
             raise UserError(
-                f"clip.frames = {clip.frames}: none of the {len(reader)} videos has so many frames (the longest:"
+                f"clip.fps = {self.clip.fps}: the frames of {self.reader.name(video)} have no times; set"
+                " data.folder_fps to the frames a second that the folders hold, or clip.fps=null and clip.gap"
+            )
+        return length, self.clip, np.arange(length) / self.folder_fps if times is None else times
+
+    def _all_too_short(self):
+        lengths = [self.reader.length(video) for video in range(len(self.reader))]
+        longest = max(lengths, default=0)
+        if longest < self.clip.frames:
+            return (
+                f"clip.frames = {self.clip.frames}: none of the {len(lengths)} videos has so many frames (the longest:"
                 f" {longest}); lower clip.frames or set data.root to longer videos"
             )
-        if self.left_out:
-            log.warning("%d of %d videos left out: fewer than %d frames", self.left_out, len(reader), clip.frames)
+        return (
+            f"clip.frames = {self.clip.frames} at clip.fps = {self.clip.fps}: none of the {len(lengths)} videos is long"
+            " enough; lower clip.frames, raise clip.fps or set data.root to longer videos"
+        )
 
     def __len__(self):
-        return len(self.videos)
+        return len(self.clips)
 
     def __getitem__(self, item):
         epoch, place, video = item
@@ -64,7 +121,8 @@ class ClipDataset(Dataset):
         bad = []
         for _ in range(self.tries):
             try:
-                ids = sample_frames(self.reader.length(video), self.clip, rng)
+                length, clip, times = self._span(video)
+                ids = sample_frames(length, clip, rng, times)
                 return {**self.views(self.reader.read(video, ids), rng), "bad": bad}
             except UnreadableFrame as error:
                 bad.append((error.path, error.reason))
@@ -107,8 +165,8 @@ class ClipLoader:
     """Batches of a ClipDataset, step by step, through as many epochs as it takes.
 
     batch_size: clips of all processes together; this process (rank of world) gets its equal share of each.
-    An epoch is one random order of all videos, cut into whole batches; where there are fewer videos than a
-    batch has clips, the order is repeated until it fills one.  device: batches are pinned for "cuda".
+    An epoch is one random order of the data set's clips, cut into whole batches; where there are fewer than a
+    batch has, the order is repeated until it fills one.  device: batches are pinned for "cuda".
     """
 
     def __init__(self, dataset, batch_size, workers, bad_share, device="cpu", rank=0, world=1):
@@ -119,7 +177,8 @@ class ClipLoader:
         self.bad_clips = BadClips(bad_share)
         self.steps_per_epoch = max(1, len(dataset) // batch_size)
         if len(dataset) < batch_size:
-            log.warning("%d videos for batches of %d clips: videos are repeated in a batch", len(dataset), batch_size)
+            count = len(dataset.videos)
+            log.warning("%d videos for batches of %d clips: videos are repeated in a batch", count, batch_size)
 
     def batches(self, first_step, last_step):
         """Yields the batches of steps first_step .. last_step - 1 of the run: {name: tensor [B, ...]}.
@@ -155,9 +214,9 @@ class ClipLoader:
             yield [(epoch, place, order[place]) for place in range(first, first + share)]
 
     def order(self, epoch):
-        """The videos of an epoch, in order: steps_per_epoch * batch_size of them."""
+        """The video of every clip of an epoch, in order: steps_per_epoch * batch_size of them."""
         rng = np.random.default_rng([self.dataset.seed, epoch, 0])
-        order = [self.dataset.videos[i] for i in rng.permutation(len(self.dataset))]
+        order = [self.dataset.clips[i] for i in rng.permutation(len(self.dataset))]
         size = self.steps_per_epoch * self.batch_size
         return (order * -(-size // len(order)))[:size]
 
