@@ -143,7 +143,7 @@ class Scene:
         half = np.array([w, h]) * (0.36, 0.30)
         travel = creature.speed / 0.85
         begin, end = out * half, np.array([np.cos(back), np.sin(back)]) * half
-        centre = rng.uniform(-0.17, 0.17, 2) * (w, h)
+        centre = rng.uniform(-0.22, 0.22, 2) * (w, h)
         if late:
             begin = out / np.abs(out / (np.array([w, h]) / 2 + creature.size * self.scale * 1.3)).max() * 1.25
         if creature.speed < 0.3:  # what creeps stays near its place, whatever the camera does
@@ -158,7 +158,7 @@ class Scene:
         path = path + np.stack([-np.sin(back) * sway, np.cos(back) * sway], -1)
         follow = self.camera.centre[[0, *range(self.frames + 1), self.frames]]
         world = path + (follow if creature.speed >= 0.3 else follow.mean(0))
-        step = cv2.GaussianBlur(np.gradient(path if creature.speed < 0.3 else world, axis=0), (1, 0), 0, sigmaY=1.6)
+        step = cv2.GaussianBlur(np.gradient(path if creature.speed < 0.3 else world, axis=0), (1, 0), 0, sigmaY=2.4)
         heading = np.unwrap(np.arctan2(step[:, 1], step[:, 0])) + (np.pi / 2 if creature.sideways else 0)
         if creature.speed < 0.3:
             heading = rng.uniform(0, 6.3) + 0.5 * _wander(rng, self.frames + 2, (0.7,))
