@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Everything worth running when a GPU is at hand, in one command:  bash benchmarks/gpu.sh
+# DEVICE=cpu is a dry run of the same steps.
+set -euo pipefail
+. "$(dirname "$0")/../launch/environment.sh"
+device=${DEVICE:-cuda}
+"$PYTHON" -c "import torch; print('torch', torch.__version__, 'cuda', torch.version.cuda, torch.cuda.is_available())"
+"$PYTHON" -m datasets.sample
+echo; echo "== the device against the CPU"
+"$PYTHON" benchmarks/devices.py --device "$device" --repeats "${REPEATS:-3}"
+echo; echo "== a short training at the paper's size: clips/s, and the share of time that waits for data"
+run=$(mktemp -d)
+trap 'rm -rf "$run"' EXIT
+"$PYTHON" train.py --config configs/ytvos.yaml --run-dir "$run" --device "$device" \
+    --set data.root=data/sample/JPEGImages/480p --set validation.root=null \
+    --set "schedule.steps=${STEPS:-60}" --set optim.precision=auto --set log.picture_steps=1000 "$@"
+echo; echo "== inference with that network on the sample set"
+"$PYTHON" infer_vos.py --checkpoint "$run/last.pth" --dataset sample --data data/sample --out "$run/masks" \
+    --device "$device" --no-vis
