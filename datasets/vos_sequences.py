@@ -128,7 +128,9 @@ def ytvos(root, names=None):
     frames are propagated through; those of valid/ are written.
     """
     root = Path(root)
-    valid = root if (root / "JPEGImages").is_dir() else root / "valid"
+    valid = root / "valid"
+    if not valid.is_dir() and (root / "JPEGImages").is_dir():
+        valid = root
     for folder in (valid / "JPEGImages", valid / "Annotations"):
         if not folder.is_dir():
             raise UserError(

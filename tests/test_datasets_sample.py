@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import UserError
 from core.palette import read_ids
-from datasets import sample
+from datasets import sample, vos_sequences
 from datasets.sample import make_sample
 from datasets.scenes.draw import Pose, draw
 from datasets.scenes.scene import Scene
@@ -97,6 +97,15 @@ def test_the_late_clip(root):
         "1": "00000", "2": "00000", "3": f"{birth:05d}"}  # fmt: skip
     frames = root / "JPEGImages" / "480p" / name
     assert content(root / "valid" / "JPEGImages" / name) == content(frames)
+
+
+def test_both_layouts_of_the_late_clip_are_read_alike(root):
+    (late,) = vos_sequences.ytvos(root)
+    (davis,) = vos_sequences.sample(root, names=[sample.LATE[0]])
+    assert late.name == davis.name == sample.LATE[0]
+    births = [t for t, mask in enumerate(late.masks) if mask is not None]
+    assert len(births) == 2 and births[0] == 0
+    assert [image.name for image in late.images] == [image.name for image in davis.images]
 
 
 def test_the_same_seed_gives_the_same_bytes_in_other_processes(root, tmp_path):
