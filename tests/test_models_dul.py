@@ -102,6 +102,21 @@ def test_only_labels_come_from_later_transformed_frames():
     assert transformed.grad[:, 1:].abs().sum() == 0
 
 
+def test_losses_keep_float32_under_autocast(monkeypatch):
+    torch.manual_seed(1)
+    method = Method(dul_config(crop_px=128))
+    features = [F.normalize(torch.randn(2, 3, 16, 16, 16) + 2, dim=2) for _ in range(2)]
+    monkeypatch.setattr(method, "_embed", lambda *_: features)
+    theta = torch.tensor([[-0.71, 0.0, 0.13], [0.0, 0.71, -0.17]]).expand(2, 3, 2, 3)
+    batch = {"plain": torch.zeros(2, 3, 3, 128, 128), "transformed": None, "theta": theta}
+    cells = method._draw_cells(batch["plain"])
+    expected = method._losses(batch, *cells)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = method._losses(batch, *cells)[0]
+    assert torch.equal(losses.total, expected.total)
+    assert all(torch.equal(losses.terms[name], term) for name, term in expected.terms.items())
+
+
 def test_grid_cells_are_a_uniform_grid_inside():
     torch.manual_seed(0)
     cells = grid_cells(200, 16, 4, "cpu")

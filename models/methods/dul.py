@@ -91,7 +91,12 @@ class Method(BaseMethod):
 
     def _losses(self, batch, anchor_index, reference_index):
         plain, transformed = self._embed(batch["plain"], batch["transformed"])
-        terms = dul_losses(plain, transformed, batch["theta"], anchor_index, reference_index, self.config.temperature)
+        # In float32 whatever the network runs in: autocast would round the warp's grid to whole cells beside the
+        # right ones, and the similarities that pseudo labels are the largest of.
+        with torch.autocast(plain.device.type, enabled=False):
+            terms = dul_losses(
+                plain, transformed, batch["theta"], anchor_index, reference_index, self.config.temperature
+            )
         total = terms["temp"] + self.config.cross_weight * terms["cross_key"]
         return Losses(total, {k: v.detach() for k, v in terms.items()}), plain, transformed
 
