@@ -8,6 +8,7 @@ Layout (DAVIS 2017 for both splits, and YouTube-VOS for the clip in which an ani
     Annotations/480p/<clip>/00000.png ...    the masks of the validation clips
     ImageSets/2017/train.txt                 names of the training clips; they have no masks
     ImageSets/2017/val.txt                   names of the validation clips, the late clip among them
+    videos/<clip>.mp4                        the training clips once more, as video files of 24 frames a second
     valid/JPEGImages, valid/Annotations, valid/meta.json    the late clip as YouTube-VOS gives it: an object's
                                              mask at the frame of its birth alone
     sample.json                              version and settings; written last
@@ -33,9 +34,10 @@ from core.palette import write_indexed
 from datasets.scenes.habitats import HABITATS
 from datasets.scenes.scene import Scene
 
-VERSION = 1
+VERSION = 2
 STAMP = "sample.json"
 JPEG_QUALITY = 92
+VIDEO_FPS = 24
 #: share of the frame that an animal of a validation clip must fill at the start
 SEEN = 0.012
 
@@ -147,6 +149,7 @@ def write_clip(root, settings, split, name):
             raise OSError(f"{path} cannot be written")
         ids_T.append(ids)
     if split == "train":
+        _write_video(root / "videos" / f"{name}.mp4", images)
         return
     births = _births(ids_T, len(scene.actors))
     for t, ids in enumerate(ids_T):
@@ -155,6 +158,19 @@ def write_clip(root, settings, split, name):
         write_indexed(masks / f"{t:05d}.png", ids)
     if split == "late":
         _write_valid(root / "valid", name, images, ids_T, births)
+
+
+def _write_video(path, images):
+    """The frames of a folder as an mp4 file."""
+    path.parent.mkdir(exist_ok=True)
+    frames = [cv2.imread(str(image)) for image in sorted(images.iterdir())]
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), VIDEO_FPS, (width, height))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    if not path.exists():
+        raise OSError(f"{path} cannot be written")
 
 
 def _births(ids_T, objects):
