@@ -282,10 +282,10 @@ def main():
     if first:
         run.restore(first)
     main_rank = distributed.rank() == 0
-    book = Logbook(folder / "tensorboard" if main_rank else None, first_step=run.step)
     if main_rank:
         with replacing(folder / "config.yaml") as part:
             part.write_text(yaml.safe_dump(configuration.to_dict(config), sort_keys=False))
+    book = Logbook(folder / "tensorboard" if main_rank else None, first_step=run.step)
     book.line(f"{folder}: " + (f"going on from {first} at step {run.step}" if first else "a new run"))
     try:
         halted = train(run, loader, validation, book, Stop())

@@ -58,5 +58,5 @@ def save_cache(path, content, root):
     try:
         with replacing(path) as part:
             part.write_text(json.dumps(content))
-    except OSError as error:
-        print(f"the scan of {root} is not kept: {path}: {error.strerror}", file=sys.stderr)
+    except UserError as error:
+        print(f"the scan of {root} is not kept: {error}", file=sys.stderr)

@@ -93,12 +93,9 @@ def segment(sequence, features, cfg, device, vos, vis, pool, tick):
 
 def write(name, ids, frame, vos, vis):
     """One mask and, unless vis is None, one overlay."""
-    try:
-        write_indexed(vos / f"{name}.png", ids)
-        if vis is not None:
-            write_picture(vis / f"{name}.jpg", overlay(frame, ids))
-    except OSError as error:
-        raise UserError(f"{vos}: cannot be written ({error})") from error
+    write_indexed(vos / f"{name}.png", ids)
+    if vis is not None:
+        write_picture(vis / f"{name}.jpg", overlay(frame, ids))
 
 
 def finished(sequence, folder):

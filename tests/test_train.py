@@ -214,7 +214,7 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):
         def __reduce__(self):
             raise OSError("disk full")
 
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="last.pth: cannot be written .*disk full"):
         checkpoint.save(path, {"step": 2, "bad": Unsavable()})
     assert checkpoint.load(path) == {"step": 1} and os.listdir(tmp_path) == ["last.pth"]
 
