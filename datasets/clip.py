@@ -18,6 +18,9 @@ from datasets.reader import UnreadableFrame
 
 log = logging.getLogger(__name__)
 
+#: Seconds between times that are the same: indexes keep microseconds.
+NO_TIME = 1e-5
+
 
 def places(length, clip, times=None):
     """At how many frames of a video of `length` frames a clip can start; 0: the video is too short.
@@ -28,7 +31,7 @@ def places(length, clip, times=None):
         return 0
     if clip.fps is None:
         return length - min(length, clip.gap * clip.frames) + 1
-    last = times[-1] - (clip.frames - 1) / clip.fps + 1e-6  # times are kept in microseconds
+    last = times[-1] - (clip.frames - 1) / clip.fps + NO_TIME
     return min(int(np.searchsorted(times, last, side="right")), length - clip.frames + 1)
 
 
@@ -53,7 +56,7 @@ def sample_frames(length, clip, rng, times=None):
 def _nearest(times, wanted):
     """Ids of the frames nearest to the wanted times, the later of two; each at least one after the one before."""
     right = np.searchsorted(times, wanted).clip(1, len(times) - 1)
-    ids = right - (wanted - times[right - 1] < times[right] - wanted - 1e-6)
+    ids = right - (wanted - times[right - 1] < times[right] - wanted - NO_TIME)
     # Where frames are rarer than wanted the nearest ones repeat: the next ones stand in, up to the last.
     steps = np.arange(len(ids))
     ids = np.maximum.accumulate(ids - steps) + steps

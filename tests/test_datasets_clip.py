@@ -15,7 +15,7 @@ import torch
 
 from core.errors import UserError
 from core.schema import Clip
-from datasets.clip import BadClips, ClipDataset, ClipLoader, sample_frames
+from datasets.clip import BadClips, ClipDataset, ClipLoader, places, sample_frames
 from datasets.reader import UnreadableFrame
 from datasets.readers.frames import Reader
 
@@ -42,6 +42,31 @@ def test_in_random_order_every_frame_can_be_the_reference():
     drawn = [sample_frames(10, clip, rng) for _ in range(200)]
     assert all(sorted(ids) == [0, 2, 4, 6, 8] for ids in drawn)
     assert {ids[0] for ids in drawn} == {0, 2, 4, 6, 8}
+
+
+@pytest.mark.parametrize("video_fps", [8, 12, 24, 25, 28, 29.97, 30, 60])
+def test_frames_a_second_are_those_nearest_in_time(video_fps):
+    clip, rng = Clip(frames=4, fps=8, order="kept"), np.random.default_rng(0)
+    times, offsets = 1.5 + np.arange(60) / video_fps, [int(i * video_fps / 8 + 0.5) for i in range(4)]
+    drawn = [sample_frames(60, clip, rng, times) for _ in range(1500)]
+    assert all([i - ids[0] for i in ids] == offsets for ids in drawn)
+    # The last place is the last from which the whole clip lies within the video.
+    last = max(start for start in range(60) if start / video_fps + 3 / 8 <= 59 / video_fps + 1e-9)
+    assert {ids[0] for ids in drawn} == set(range(last + 1)) and places(60, clip, times) == last + 1
+
+
+@pytest.mark.parametrize("times", [np.arange(9) / 5, np.array([0, 0.01, 3, 3.01, 6]), np.array([0, 0.05, 0.1, 0.9])])
+def test_no_frame_comes_twice_where_frames_are_rarer_than_wanted(times):
+    clip, rng = Clip(frames=4, fps=8, order="kept"), np.random.default_rng(0)
+    for _ in range(100):
+        ids = sample_frames(len(times), clip, rng, times)
+        assert all(np.diff(ids) >= 1) and ids[0] >= 0 and ids[-1] < len(times)
+
+
+def test_frames_a_second_in_random_order():
+    clip, rng = Clip(frames=4, fps=8), np.random.default_rng(0)
+    drawn = [sample_frames(10, clip, rng, np.arange(10) / 24) for _ in range(100)]
+    assert all(sorted(ids) == [0, 3, 6, 9] for ids in drawn) and {ids[0] for ids in drawn} == {0, 3, 6, 9}
 
 
 class Numbers:
@@ -128,6 +153,64 @@ def test_the_runs_own_random_numbers_are_left_alone(workers):
     before = torch.get_rng_state()
     list(loader(workers=workers).batches(0, 2))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Timed(Numbers):
+    """24 frames a second; where `known` is false it cannot tell."""
+
+    known = True
+
+    def times(self, video):
+        return np.arange(self.lengths[video]) / 24 if self.known else None
+
+
+def timed(lengths, workers=0, batch_size=4, folder_fps=None, known=True, **changes):
+    reader = Timed(lengths)
+    reader.known = known
+    clip = Clip(**{"frames": 3, "fps": 8, **changes})
+    return ClipLoader(ClipDataset(reader, clip, Ids(), 0, folder_fps), batch_size, workers, 0.05)
+
+
+def test_an_epoch_takes_several_clips_of_a_video():
+    # Frames 0, 3, 6 of 24 a second: a video of 7 frames has one place for a clip, one of 9 three.
+    made = timed((30, 7, 9, 6, 40), clips_per_video=5)
+    assert made.dataset.videos == [0, 1, 2, 4] and len(made.dataset) == 5 + 1 + 3 + 5
+    assert made.steps_per_epoch == 3
+    taken = [video for batch in flat(made.batches(0, 300)) for video in batch["video"]]
+    for epoch in range(100):
+        counts = np.bincount(taken[12 * epoch : 12 * epoch + 12], minlength=5)
+        assert (counts <= [5, 1, 3, 0, 5]).all() and counts.sum() == 12
+    by_gap = ClipDataset(Numbers((8, 5, 30)), Clip(frames=3, gap=2, clips_per_video=4), Ids(), 0)
+    assert by_gap.clips == [0] * 3 + [1] + [2] * 4
+
+
+def test_clips_of_a_video_differ():
+    (epoch,) = [batch for batch in flat(timed((200,), batch_size=20, clips_per_video=20).batches(0, 1))]
+    assert len({tuple(sorted(ids)) for ids in epoch["ids"]}) > 10 and len(set(epoch["draw"])) == 20
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_clips_of_a_video_go_on_in_the_middle_of_an_epoch(workers):
+    lengths = (30, 7, 9, 6, 40)
+    whole = flat(timed(lengths, clips_per_video=5).batches(0, 9))
+    assert flat(timed(lengths, workers=workers, clips_per_video=5).batches(4, 9)) == whole[4:]
+
+
+def test_frame_folders_need_their_rate():
+    with pytest.raises(UserError, match="clip.fps = 8.*video0.*data.folder_fps.*clip.gap"):
+        timed((30,), known=False)
+    told = timed((30, 20), known=False, folder_fps=24)
+    assert flat(told.batches(0, 5)) == flat(timed((30, 20)).batches(0, 5))
+    assert timed((30, 20), folder_fps=2).dataset.videos == [0, 1]  # the file's own times count
+
+
+def test_videos_too_short_at_a_rate(caplog):
+    assert timed((6, 7)).dataset.videos == [1]
+    assert "1 of 2 videos left out: fewer than 3 frames or 0.25 seconds" in caplog.text
+    with pytest.raises(UserError, match="clip.frames = 3 at clip.fps = 8.*none of the 2 videos is long enough"):
+        timed((6, 5))
+    with pytest.raises(UserError, match="clip.frames = 3:.*longest: 2"):
+        timed((1, 2))
 
 
 def test_short_videos_are_left_out_and_counted(caplog):

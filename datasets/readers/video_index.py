@@ -62,14 +62,24 @@ def reason(error):
     return getattr(error, "strerror", None) or str(error)
 
 
-def examine(path):
-    """-> Video.  Reads the whole file without decoding more than its first frame.  Raises UnreadableFrame."""
-    if not os.path.getsize(path):
-        raise UnreadableFrame(path, "the file is empty")
+@contextmanager
+def opened(path):
+    """with opened(path) as (container, stream): PyAV's, the stream being the video.  Raises UnreadableFrame."""
     with av.open(path) as container:
         stream = container.streams.best("video")
         if stream is None:
             raise UnreadableFrame(path, "holds no video")
+        # The loader's workers decode side by side; and were a decoder with threads still about when workers are
+        # forked, a worker that frees it would wait for ever for threads that it does not have.
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def examine(path):
+    """-> Video.  Reads the whole file without decoding more than its first frame.  Raises UnreadableFrame."""
+    if not os.path.getsize(path):
+        raise UnreadableFrame(path, "the file is empty")
+    with opened(path) as (container, stream):
         stamps = []
         for packet in container.demux(stream):
             if packet.is_corrupt:

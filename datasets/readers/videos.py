@@ -12,7 +12,7 @@ import numpy as np
 from core.errors import UserError
 from datasets.listing import check_root, list_entries
 from datasets.reader import UnreadableFrame
-from datasets.readers.video_index import build, reason, stamp
+from datasets.readers.video_index import build, opened, reason, stamp
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,7 @@ def read_list(path, root):
 
 def _decode(path, video, wanted):
     """{frame number: uint8 RGB [H,W,3]} of those wanted that are found."""
-    with av.open(path) as container:
-        stream = container.streams.best("video")
-        stream.codec_context.thread_count = 1  # the loader's workers decode side by side
+    with opened(path) as (container, stream):
         # Evenly spaced frames may stand a quarter off their place: a key frame just after it is still theirs.
         first = video.start + (min(wanted) + 0.25) / video.fps if video.times is None else video.times[min(wanted)]
         for back in STEPS_BACK:
@@ -146,7 +144,7 @@ def _decode_on(container, stream, path, video, wanted):
             if number in wanted:
                 if frame.is_corrupt:
                     raise UnreadableFrame(path, f"frame {number} is damaged")
-                frames[number] = _upright(frame.to_ndarray(format="rgb24"), video.rotation)
+                frames[number] = _upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
         if len(frames) == len(wanted):
             break
     return frames
