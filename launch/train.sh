@@ -6,12 +6,13 @@
 # Everything lies in runs/EXP/RUN_ID: checkpoints, TensorBoard events, and for every start train.log, the
 # command, the git revision and the uncommitted changes.  Called again it goes on where it stopped.
 set -euo pipefail
-usage() { sed -n '2,4s/^# \{0,1\}//p' "$0"; echo "NAME: $(cd configs && ls ./*.yaml | sed 's|./||; s|\.yaml||' | tr '\n' ' ')"; }
-. "$(dirname "$0")/environment.sh"
+configs=$(dirname "$0")/../configs
+usage() { sed -n '2,7s/^# \{0,1\}//p' "$0"; echo "NAME: $(cd "$configs" && echo *.yaml | sed 's/\.yaml//g')"; }
 [ $# -ge 1 ] || { usage >&2; exit 2; }
 name=$1
 shift
-[ -f "configs/$name.yaml" ] || { echo "error: configs/$name.yaml does not exist" >&2; usage >&2; exit 2; }
+[ -f "$configs/$name.yaml" ] || { echo "error: configs/$name.yaml does not exist" >&2; usage >&2; exit 2; }
+. "$(dirname "$0")/environment.sh"
 
 run=runs/${EXP:-$name}/${RUN_ID:-default}
 settings=()
