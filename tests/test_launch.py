@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("words, told", [([], "Trains configs/NAME.yaml"), (["ytvoss"], "configs/ytvoss.yaml does not")])
+@pytest.mark.parametrize("words, told", [([], "Trains configs/NAME"), (["ytvoss"], "configs/ytvoss.yaml does not")])
 def test_train_tells_its_use_before_any_set_up(words, told):
     environment = {**os.environ, "PYTHON": "/absent/python"}  # setting up would complain about this
     done = subprocess.run(
