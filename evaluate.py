@@ -23,11 +23,11 @@ def arguments():
 
 
 def read_names(path):
-    """The non-empty lines of a text file."""
+    """The words of a text file, one a line."""
     try:
-        names = Path(path).read_text().split()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the list of sequences ({error.strerror})") from error
+        names = Path(path).read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the list of sequences ({error})") from error
     if not names:
         raise UserError(f"{path}: names no sequence; expected one name a line")
     return names

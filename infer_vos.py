@@ -88,14 +88,14 @@ def origin_of(method, config, protocol, args):
 
 def score(sequences, masks, out):
     """Print and write J&F of the sequences that are annotated in full."""
-    scored = [sequence for sequence in sequences if sequence.annotations]
+    scored = [sequence for sequence in sequences if sequence.annotations and sequence.length >= 3]
     if not scored:
-        print(f"no J&F: none of the {len(sequences)} sequences is annotated in full")
+        print(f"no J&F: none of the {len(sequences)} sequences has 3 frames or more that are all annotated")
         return
     scores = davis.evaluate_folders([(s.annotations, masks / s.name) for s in scored])
     print(f"\n{report.table(scores)}")
     if len(scored) < len(sequences):
-        print(f"left out: {len(sequences) - len(scored)} sequences that are not annotated in full")
+        print(f"left out: {len(sequences) - len(scored)} sequences that are short or not annotated in full")
     report.write(scores, out)
     print(f"tables: {out}")
 

@@ -173,9 +173,9 @@ def listed(file, root, names=None):
     """
     file, root, videos = Path(file), Path(root), {}
     try:
-        lines = file.read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"{file}: cannot read the list ({error.strerror})") from error
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot read the list ({error}); name a text file") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -199,9 +199,16 @@ def _listed(file, folder, rows):
     there = tuple(mask if mask.is_file() else None for mask in masks)
     if not any(there):
         raise UserError(f"{file}: {folder.name} has no mask: none of {masks[0]} ... exists")
-    complete = all(there) and all(written) and all(m.name == f"{i.stem}.png" for i, m in zip(images, masks))
-    annotations = masks[0].parent if complete and len({mask.parent for mask in masks}) == 1 else None
-    return VosSequence(folder.name, images, there, written, annotations)
+    return VosSequence(folder.name, images, there, written, _annotated(images, there, written))
+
+
+def _annotated(images, masks, written):
+    """The folder of the masks where its PNGs are the annotations of these very frames, all written; else None."""
+    if not (all(masks) and all(written)):
+        return None
+    folder = masks[0].parent
+    wanted = {folder / f"{image.stem}.png" for image in images}
+    return folder if set(masks) == wanted == set(folder.glob("*.png")) else None
 
 
 def _once(file, names, what):
@@ -226,4 +233,4 @@ def _chosen(known, names):
         if name not in known:
             there = f"{', '.join(list(known)[:20])}{', ...' if len(known) > 20 else ''}"
             raise UserError(f"sequence {name!r} does not exist{suggestion(name, known)}; there are: {there}")
-    return known if names is None else names
+    return known if names is None else list(dict.fromkeys(names))

@@ -112,6 +112,7 @@ def test_folders_give_the_scores_of_their_arrays(folders):
     total = davis.overall(scores)
     assert total.J.mean == pytest.approx(np.mean([s.J.mean for s in scores]), abs=1e-15)
     assert davis.evaluate(*folders, sequences=["pair", "late"], workers=2) == scores[1:] + scores[:1]
+    assert davis.evaluate(*folders, sequences=["late", "late"]) == scores[:1]
 
 
 def test_objects_never_predicted_count_as_empty_and_void_for_nothing(folders):
@@ -144,7 +145,10 @@ def test_mistakes_name_the_file(folders, tmp_path):
     with pytest.raises(UserError, match="pair/00002.png: holds id 9"):
         davis.evaluate(truth, masks, workers=2)
     write_indexed(broken, good)
+    fails("/pairs: there is no such sequence, did you mean 'pair'", sequences=["pairs"])
+    (truth / "nothing").mkdir()
     fails("nothing: 0 annotated frames", sequences=["nothing"])
+    (truth / "nothing").rmdir()
     shutil.rmtree(masks / "late")
     fails("masks/late: no results")
     write_indexed(truth / "late" / "00000.png", np.full((48, 64), 255, np.uint8))

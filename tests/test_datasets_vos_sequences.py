@@ -104,7 +104,19 @@ def test_lists(tmp_path):
     one, two = vos.listed(tmp_path / "list.txt", tmp_path)
     assert (one.name, one.written, births(one)) == ("one", (False, True, False, True), {1: [7]})
     assert one.annotations is None and two.annotations == tmp_path / "Annotations/two"
-    assert vos.listed(tmp_path / "list.txt", tmp_path, ["two"]) == [two]
+    assert vos.listed(tmp_path / "list.txt", tmp_path, ["two", "two"]) == [two]
+    # Annotations of frames that the list leaves out: results would lack them.
+    make_mask(tmp_path / "Annotations/two/00002.png", 1)
+    assert vos.listed(tmp_path / "list.txt", tmp_path)[1].annotations is None
+
+
+def test_lists_of_other_programs(tmp_path):
+    make_frame(tmp_path / "v/0.jpg")
+    make_mask(tmp_path / "v/0.png", 1)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf1 v/0.jpg v/0.png\r\n")  # of Windows
+    assert vos.listed(tmp_path / "list.txt", tmp_path)[0].written == (True,)
+    with pytest.raises(UserError, match="0.jpg: cannot read the list"):
+        vos.listed(tmp_path / "v/0.jpg", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import numpy as np
 from core.errors import UserError
 from core.evaluation import jf
 from core.palette import ids_in, read_ids
+from core.suggest import suggestion
 
 VOID = 255
 
@@ -62,11 +63,14 @@ def evaluate(annotations, results, sequences=None, workers=None):
     for folder in (annotations, results):
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder of masks")
-    if sequences is None:
-        sequences = sorted(folder.name for folder in annotations.iterdir() if folder.is_dir())
-    if not sequences:
+    known = sorted(folder.name for folder in annotations.iterdir() if folder.is_dir())
+    chosen = known if sequences is None else dict.fromkeys(sequences)  # named twice, scored once
+    if not chosen:
         raise UserError(f"{annotations}: holds no sequence; expected {annotations}/<sequence>/<frame>.png")
-    return evaluate_folders([(annotations / name, results / name) for name in sequences], workers)
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"{annotations / name}: there is no such sequence{suggestion(name, known)}")
+    return evaluate_folders([(annotations / name, results / name) for name in chosen], workers)
 
 
 def evaluate_folders(folders, workers=None):
