@@ -5,7 +5,6 @@ import os
 import pickle
 import random
 import subprocess
-import zipfile
 
 import numpy as np
 import torch
@@ -38,8 +37,8 @@ def load(path):
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: is no checkpoint, or needs code to be run, which is refused: {reason}") from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # damaged files make torch raise whatever its parsers meet
+        reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise UserError(f"{path}: is not a readable checkpoint: {reason}") from None
 
 

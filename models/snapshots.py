@@ -32,7 +32,7 @@ def restore(source, config_path=None, overrides=()):
     content = checkpoint.load(source)
     if not isinstance(content, dict):
         raise UserError(f"{source}: holds a {type(content).__name__}, not a checkpoint")
-    if "method" in content and "config" in content:
+    if isinstance(content.get("method"), dict) and isinstance(content.get("config"), dict):
         state = content["method"]
         config = (
             configuration.load(config_path, overrides)

@@ -194,7 +194,10 @@ class Dangerous:
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
-    cases = {"code.pth": {"model": Dangerous()}, "other.pth": {"weights": torch.zeros(2)}, "list.pth": [1, 2]}
+    cases = {
+        "code.pth": {"model": Dangerous()}, "other.pth": {"weights": torch.zeros(2)}, "list.pth": [1, 2],
+        "alike.pth": {"method": "dul", "config": 1},
+    }
     for name, content in cases.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(UserError, match=name):
@@ -203,7 +206,9 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
     (tmp_path / "text.pth").write_text("hello")
     whole = (tmp_path / "other.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    for name in ("text.pth", "cut.pth", "absent.pth"):
+    # what its parser makes of this is an IndexError
+    (tmp_path / "odd.pth").write_bytes(b"\x80\x02.")
+    for name in ("text.pth", "cut.pth", "odd.pth", "absent.pth"):
         with pytest.raises(UserError, match=name):
             checkpoint.load(tmp_path / name)
     with pytest.raises(UserError, match="folder"):
