@@ -7,6 +7,7 @@ the same run folder it goes on where it was.
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from core.devices import autocast, pick
 from core.errors import UserError, reported
 from core.evaluation import davis
 from core.logbook import Logbook
-from core.run import Run
+from core.run import NotFinite, Run
 from datasets import vos_sequences
 from datasets.clip import ClipDataset, ClipLoader
 from labelprop import runner
@@ -42,7 +43,7 @@ def parse():
 
 
 class Stop:
-    """Remembers SIGINT and SIGTERM until the step is done; a second one stops at once."""
+    """Remembers SIGINT and SIGTERM until the step, and a validation under way, is done; a second one stops at once."""
 
     def __init__(self):
         self.signal = None
@@ -51,6 +52,7 @@ class Stop:
 
     def _note(self, number, frame):
         self.signal = number
+        os.write(2, b"saving after this step; once more stops at once\n")  # print may be what was interrupted
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
@@ -65,7 +67,7 @@ def train_step(run, model, batch, progress):
     numbers = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
     wrong = [name for name, value in numbers.items() if value != value or abs(value) == float("inf")]
     if distributed.any_rank(bool(wrong), run.device):
-        raise NotFinite(run, wrong)
+        raise NotFinite(run, wrong or ["a term on another rank"])
     run.optimiser.zero_grad(set_to_none=True)
     run.scaler.scale(losses.total).backward()
     run.method.before_step(progress)
@@ -77,16 +79,6 @@ def train_step(run, model, batch, progress):
     run.method.after_step(progress)
     run.step += 1
     return numbers, lr
-
-
-class NotFinite(UserError):
-    """The loss is NaN or infinite; the network is as it was before this step."""
-
-    def __init__(self, run, terms):
-        good = f"the last good checkpoint is {run.last}" if run.last.exists() else "no checkpoint was written yet"
-        names = ", ".join(terms) or "a term on another rank"
-        advice = "try a lower optim.lr or optim.precision=fp32"
-        super().__init__(f"step {run.step}: {names} is NaN or infinite; {good}; {advice}")
 
 
 def train(run, loader, validation, book, stop):
@@ -261,7 +253,7 @@ def start_point(args, folder):
     last = folder / "last.pth"
     if args.resume == "auto":
         return last if last.exists() else None
-    if last.exists() and Path(args.resume) != last:
+    if last.exists() and Path(args.resume).resolve() != last.resolve():
         raise UserError(f"{folder}: is in use by another run; go on with --resume auto, or name another --run-dir")
     return None if args.resume == "none" else Path(args.resume)
 

@@ -15,6 +15,15 @@ _FREE_SECTIONS = {"log", "validation", "propagation", "propagation_ytvos"}
 _FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps"}
 
 
+class NotFinite(UserError):
+    """A loss, or a weight, is NaN or infinite."""
+
+    def __init__(self, run, names):
+        good = f"the last good checkpoint is {run.last}" if run.last.exists() else "no checkpoint was written yet"
+        advice = "try a lower optim.lr or optim.precision=fp32"
+        super().__init__(f"step {run.step}: {', '.join(names)} is NaN or infinite; {good}; {advice}")
+
+
 class Run:
     """Everything that changes during training; saved and restored as one."""
 
@@ -31,8 +40,14 @@ class Run:
         torch.manual_seed(config.seed + distributed.rank())
 
     def save(self):
-        """last.pth: all that resuming needs, the sampler's place included (it follows from the step)."""
+        """last.pth: all that resuming needs, the sampler's place included (it follows from the step).
+
+        Raises NotFinite instead of replacing a good checkpoint by one that cannot go on.
+        """
         if distributed.rank() == 0:
+            broken = [name for name, value in self.method.state_dict().items() if not torch.isfinite(value).all()]
+            if broken:
+                raise NotFinite(self, [*broken[:3], "..."] if len(broken) > 3 else broken)
             checkpoint.save(self.last, {
                 "method": self.method.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
@@ -60,13 +75,15 @@ class Run:
     def restore(self, path):
         """Go on where the run that wrote `path` was.  UserError if its configuration computes something else."""
         content = checkpoint.load(path)
-        if not isinstance(content, dict) or "optimiser" not in content:
+        if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
         _same_run(content["config"], configuration.to_dict(self.config), path)
         checkpoint.load_strictly(self.method, content["method"], path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.bad_clips = content["step"], content["best"], content["bad_clips"]
+        if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
+            self.best = None
         if distributed.rank() == 0:
             checkpoint.restore_rng(content["rng"])
         else:  # only rank 0's generators are kept; the others need numbers of their own, not its

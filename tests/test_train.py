@@ -108,7 +108,7 @@ def test_signals_save_before_stopping(project, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
-    assert "the same command goes on" in out and "Traceback" not in err
+    assert "the same command goes on" in out and "saving after this step" in err and "Traceback" not in err
     assert checkpoint.load(runs / "a" / "last.pth")["step"] >= 2
 
 
@@ -139,6 +139,36 @@ def test_a_loss_that_is_not_finite_stops_with_names(project):
     code, _, err = run(config, runs / "a")
     assert code == 2
     assert "step 2" in err and "temp" in err and str(runs / "a" / "last.pth") in err
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(project, tmp_path):
+    from core.config import load
+    from core.run import Run
+    from models.snapshots import build
+
+    config = load(project[0])
+    run = Run(build(config), config, tmp_path, torch.device("cpu"))
+    run.save()
+    run.step = 7
+    run.method.head.conv2.bias.data[3] = float("inf")
+    with pytest.raises(UserError, match=f"step 7: head.conv2.bias is NaN or infinite.*{tmp_path}/last.pth"):
+        run.save()
+    assert checkpoint.load(run.last)["step"] == 0
+
+
+def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
+    from core.config import load
+    from core.run import Run
+    from models.snapshots import build
+
+    config = load(project[0])
+    first, second = (Run(build(config), config, tmp_path / name, torch.device("cpu")) for name in ("a", "b"))
+    first.save_best(60.0)
+    first.save()
+    first.restore(first.last)
+    assert first.best == 60.0
+    second.restore(first.last)  # its own best.pth does not exist yet
+    assert second.best is None
 
 
 def test_bad_files_are_replaced_counted_and_too_many_stop(project):
