@@ -8,14 +8,24 @@ import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather
 
+from core.errors import UserError
+
 
 def start(device):
-    """Join the process group that torchrun describes, if any.  -> the device of this process."""
+    """Join the process group that torchrun describes, if any.  -> the device of this process.
+
+    Raises UserError where there are fewer GPUs than processes.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device.type == "cuda" and local >= torch.cuda.device_count():
+        raise UserError(
+            f"{torch.cuda.device_count()} GPUs for process {local + 1} on this machine: start as many as there are GPUs"
+        )
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
         # The others wait while the first process validates.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     return device
 
