@@ -182,11 +182,19 @@ class Validation:
 
     CLIPS = 32  # at most; the loss is a curve to look at, J&F chooses the snapshot
 
-    def __init__(self, config, views):
-        self.settings, self.propagation, self.views = config.validation, config.propagation, views
+    def __init__(self, config, views, device):
+        self.settings, self.propagation = config.validation, config.propagation
         self.sequences = []
         if self.settings.root is not None:
             self.sequences = vos_sequences.davis(self.settings.root, names=self.settings.sequences or None)
+            self.annotations = Path(self.settings.root) / "Annotations" / "480p"
+            for sequence in self.sequences:
+                if sequence.annotations is None:
+                    raise UserError(f"{self.annotations / sequence.name}: validation needs a mask of every frame")
+            clip = dataclasses.replace(config.clip, gap=self.settings.clips_gap, fps=None, clips_per_video=1)
+            clips = ClipDataset(vos_sequences.SequenceReader(self.sequences), clip, views, config.seed)
+            batch = min(config.data.batch_size, len(clips))
+            self.loader = ClipLoader(clips, batch, 0, config.data.bad_share, device)
 
     def measure(self, run, book):
         """Logs everything; -> J&F of the first key in percent, or None without sequences."""
@@ -204,20 +212,11 @@ class Validation:
 
     def losses(self, run):
         """Means of the loss terms over clips of the validation sequences; the same clips every time."""
-        config = run.config
-        clip = dataclasses.replace(config.clip, gap=self.settings.clips_gap, fps=None, clips_per_video=1)
-        data = dataclasses.replace(
-            config.data, reader="frames", root=str(Path(self.settings.root) / "JPEGImages" / "480p"), list=None,
-            batch_size=min(config.data.batch_size, len(self.sequences)), workers=0,
-        )
-        config = dataclasses.replace(config, clip=clip, data=data)
-        count = max(1, self.CLIPS // data.batch_size)
-        loader = make_loader(config, self.views, run.device, shard=(0, 1))
-        sums, batches = {}, loader.batches(0, count)
-        progress = schedule.Progress(0, loader.steps_per_epoch, loader.steps_per_epoch)
-        for batch in batches:
+        count, epoch = max(1, self.CLIPS // self.loader.batch_size), self.loader.steps_per_epoch
+        sums, progress = {}, schedule.Progress(0, epoch, epoch)
+        for batch in self.loader.batches(0, count):
             batch = {name: value.to(run.device) for name, value in batch.items()}
-            with torch.no_grad(), autocast(run.device, config.optim.precision):
+            with torch.no_grad(), autocast(run.device, run.config.optim.precision):
                 losses = run.method(batch, progress)
             for name, value in {"total": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / count
@@ -230,9 +229,7 @@ class Validation:
             self.sequences, run.method.extractor(key), self.propagation, out, key,
             overwrite=True, device=run.device, quiet=True,
         )
-        scores = davis.evaluate(
-            Path(self.settings.root) / "Annotations" / "480p", out / f"{key}_vos", [s.name for s in self.sequences]
-        )
+        scores = davis.evaluate(self.annotations, out / f"{key}_vos", [s.name for s in self.sequences])
         for sequence in self.sequences:
             paths = sorted((out / f"{key}_vis" / sequence.name).iterdir())
             chosen = [paths[round(i * (len(paths) - 1) / 3)] for i in range(4)]
@@ -241,11 +238,12 @@ class Validation:
         return 100 * davis.overall(scores).jf_mean
 
 
-def make_loader(config, views, device, shard):
-    """The clips of config.data in batches; shard = (rank, world size)."""
+def make_loader(config, views, device):
+    """The clips of config.data in batches, this process's share."""
     reader = components.load("reader", config.data.reader).Reader(config.data.root, config.data.list)
     dataset = ClipDataset(reader, config.clip, views, config.seed, config.data.folder_fps)
-    return ClipLoader(dataset, config.data.batch_size, config.data.workers, config.data.bad_share, device, *shard)
+    data, rank, world = config.data, distributed.rank(), distributed.world_size()
+    return ClipLoader(dataset, data.batch_size, data.workers, data.bad_share, device, rank, world)
 
 
 def start_point(args, folder):
@@ -266,8 +264,8 @@ def main():
     device = distributed.start(pick(args.device))
     first = start_point(args, folder)
     views = components.load("method", config.method.name).Views(config.method)
-    loader = make_loader(config, views, device, (distributed.rank(), distributed.world_size()))
-    validation = Validation(config, views)
+    loader = make_loader(config, views, device)
+    validation = Validation(config, views, device)
     run = Run(build(config), config, folder, device)
     for key in config.validation.keys:
         run.method.extractor(key)  # a wrong name is told now, not after the first epochs

@@ -74,6 +74,28 @@ class VosSequence:
         return given
 
 
+class SequenceReader:
+    """The frames of sequences as training reads them: a datasets.reader.Reader."""
+
+    def __init__(self, sequences):
+        self.sequences = sequences
+
+    def __len__(self):
+        return len(self.sequences)
+
+    def name(self, video):
+        return self.sequences[video].name
+
+    def length(self, video):
+        return self.sequences[video].length
+
+    def times(self, video):
+        return None
+
+    def read(self, video, frame_ids):
+        return [decode(self.sequences[video].images[i]) for i in frame_ids]
+
+
 def read_frame(path):
     """Decode a picture -> uint8 RGB [H,W,3]; UserError names a file that is missing or damaged."""
     try:

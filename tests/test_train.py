@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
 from core import checkpoint
 from core.errors import UserError
+from core.palette import write_indexed
+from datasets.readers.frames import read_frame
 from tests.small import write_videos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,16 +226,63 @@ def test_two_processes_have_the_loss_of_one_with_the_whole_batch(tmp_path):
     torch.testing.assert_close(grad, whole.grad, atol=1e-6, rtol=0)
 
 
-def test_two_processes_train_validate_and_go_on(project):
+@pytest.fixture
+def davis(project):
+    """-> a root in DAVIS layout: two sequences of 6 frames, beside a third one that is not in the list."""
+    root = project[0].parent / "davis"
+    write_videos(root / "JPEGImages" / "480p", videos=3, frames=6, size=(40, 48), seed=1)
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:30, 12:36] = 1
+    for video in ("video0", "video1"):
+        for t in range(6):
+            write_indexed(root / "Annotations" / "480p" / video / f"{t:05d}.png", mask)
+    (root / "ImageSets" / "2017").mkdir(parents=True)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("video0\nvideo1\n")
+    return root
+
+
+def test_validation_measures_keeps_the_best_and_leaves_no_trace(project, davis):
+    config, runs = project
+    assert run(config, runs / "plain", "--set", "schedule.steps=4")[0] == 0
+    root = ["--set", f"validation.root={davis}"]
+    code, out, err = run(config, runs / "measured", "--set", "schedule.steps=4", *root)
+    assert code == 0, err
+    scores = [float(line.split("res4 ")[1]) for line in out.splitlines() if "validation at step" in line]
+    assert len(scores) == 2 and all(0 < score <= 100 for score in scores)  # after an epoch, and at the end
+    assert_same_run(runs / "plain", runs / "measured")
+    best = checkpoint.load(runs / "measured" / "best.pth")
+    assert best["score"] == checkpoint.load(runs / "measured" / "last.pth")["best"]
+    assert best["score"] == pytest.approx(max(scores), abs=0.06)
+    # From the start: a mask that is missing would else stop the run after its first epochs.
+    (davis / "Annotations/480p/video1/00003.png").unlink()
+    code, _, err = run(config, runs / "new", *root)
+    assert code == 2 and "video1: validation needs a mask of every frame" in err
+
+
+def test_validation_clips_are_of_its_sequences(project, davis):
+    from core.config import load
+    from models.methods.dul import Views
+    from train import Validation
+
+    config = load(project[0], [f"validation.root={davis}"])
+    reader = Validation(config, Views(config.method), "cpu").loader.dataset.reader
+    assert [reader.name(video) for video in range(len(reader))] == ["video0", "video1"]
+    frames = reader.read(1, [4, 2])
+    wanted = [read_frame(davis / "JPEGImages/480p/video1" / f"0000{t}.jpg") for t in (4, 2)]
+    assert reader.length(1) == 6 and all(np.array_equal(*pair) for pair in zip(frames, wanted))
+
+
+def test_two_processes_train_validate_and_go_on(project, davis):
     config, runs = project
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    arguments = ["--config", config, "--run-dir", runs / "two", "--device", "cpu", "--set"]
+    arguments = ["--config", config, "--run-dir", runs / "two", "--device", "cpu"]
+    arguments += ["--set", f"validation.root={davis}", "--set"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for steps in (2, 3):
         words = [*command, *map(str, arguments), f"schedule.steps={steps}"]
         done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("a new run") == (steps == 2)
+        assert done.stdout.count("a new run") == (steps == 2) and done.stdout.count("J&F res4") == 1
     assert checkpoint.load(runs / "two" / "last.pth")["step"] == 3
 
 
