@@ -25,10 +25,22 @@ def load(path, overrides=()):
     return from_dict(read_yaml(path), overrides, source=str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """safe_load, but a key that stands twice is an error: YAML would silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path):
-    """The mapping in a YAML file, by safe_load.  UserError if it is missing, not YAML or not a mapping."""
+    """The mapping in a YAML file, by a safe loader.  UserError if it is missing, not YAML or not a mapping."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         folder = Path(path).parent
         known = sorted(p.stem for p in folder.glob("*.yaml")) if folder.is_dir() else []

@@ -82,6 +82,12 @@ def test_messages_name_the_file_and_missing_keys(tmp_path):
     broken.write_text("a: [1")
     with pytest.raises(UserError, match="not valid YAML"):
         config.load(broken)
+    broken.write_text(YTVOS.read_text() + "optim:\n  lr: 1.0\n")
+    with pytest.raises(UserError, match=r"broken\.yaml: .*'optim' stands twice\n.*line \d+"):
+        config.load(broken)
+    broken.write_text("? [a]\n: 1\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        config.load(broken)
     broken.write_text("- a\n")
     with pytest.raises(UserError, match="mapping of sections, found list"):
         config.load(broken)
