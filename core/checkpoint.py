@@ -35,8 +35,10 @@ def load(path):
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; name the checkpoint file in it") from None
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: is no checkpoint, or needs code to be run, which is refused: {reason}") from None
+        # torch's advice, to switch the refusal off, is left out
+        refused = [line.split(". Please")[0].strip() for line in str(error).splitlines() if "Unsupported" in line]
+        reason = "".join(f": {line}" for line in refused[:1])
+        raise UserError(f"{path}: is no checkpoint, or needs code to be run, which is refused{reason}") from None
     except Exception as error:  # damaged files make torch raise whatever its parsers meet
         reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise UserError(f"{path}: is not a readable checkpoint: {reason}") from None

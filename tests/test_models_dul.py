@@ -203,6 +203,9 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
         with pytest.raises(UserError, match=name):
             snapshots.restore(tmp_path / name)
     assert "code ran" not in capsys.readouterr().out
+    with pytest.raises(UserError) as error:
+        checkpoint.load(tmp_path / "code.pth")
+    assert "GLOBAL print" in str(error.value) and "safe_globals" not in str(error.value)
     (tmp_path / "text.pth").write_text("hello")
     whole = (tmp_path / "other.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
