@@ -1,6 +1,5 @@
 """What a run tells: plain lines for the terminal and the log file, curves and pictures for TensorBoard."""
 
-import sys
 import time
 
 from tensorboardX import SummaryWriter
@@ -10,18 +9,14 @@ class Logbook:
     """Writes lines to stdout, scalars and pictures to <folder>; a silent one (folder None) for ranks > 0."""
 
     def __init__(self, folder, first_step=0):
-        """first_step: events of an interrupted run at later steps are hidden (purged) by TensorBoard."""
-        self.writer = SummaryWriter(str(folder), purge_step=first_step or None) if folder else None
+        """first_step: TensorBoard hides (purges) what an interrupted run wrote of this step and later ones."""
+        self.writer = SummaryWriter(str(folder), purge_step=first_step) if folder else None
         self.started = time.monotonic()
 
     def line(self, text):
         """One line with the time since the start, flushed at once."""
         if self.writer:
             print(f"[{_clock(time.monotonic() - self.started)}] {text}", flush=True)
-
-    def warn(self, text):
-        if self.writer:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def scalars(self, values, step):
         """values: name -> number."""
@@ -35,10 +30,6 @@ class Logbook:
             for name, image in images.items():
                 self.writer.add_image(name, image, step)
             self.writer.flush()
-
-    def text(self, name, text, step=0):
-        if self.writer:
-            self.writer.add_text(name, text, step)
 
     def close(self):
         if self.writer:
