@@ -54,16 +54,27 @@ def sequences_of(args):
     return build[args.dataset](args.data, names=names)
 
 
-def claim(out, key, origin, overwrite):
-    """Keep masks of different origin apart: what made those in out/<key>_vos stands in out/<key>_origin.json."""
+def claim(out, key, origin, overwrite, some):
+    """Keep masks of different origin apart: what made those in out/<key>_vos stands in out/<key>_origin.json.
+
+    overwrite removes those of another origin, but not where only some sequences are about to be done.
+    """
     path, folders = out / f"{key}_origin.json", [out / f"{key}_vos", out / f"{key}_vis"]
     if folders[0].exists():
-        before = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError):
+            before = {}
         other = [name for name in origin if before.get(name) != origin[name]]
         if other and not overwrite:
             raise UserError(
                 f"{folders[0]}: holds masks of another origin (differs: {', '.join(other)}; see {path}); "
                 "name another --out, or replace them with --overwrite"
+            )
+        if other and some:
+            raise UserError(
+                f"{folders[0]}: holds masks of another origin, of other sequences perhaps; --overwrite with "
+                "--sequences would remove them all: name another --out, or leave out --sequences"
             )
         if other:
             for folder in folders:
@@ -110,7 +121,7 @@ def main():
     key, out = args.key or method.keys[0], Path(args.out)
     features = method.to(device).extractor(key)
     protocol = config.protocol(args.dataset)
-    claim(out, key, origin_of(method, config, protocol, args), args.overwrite)
+    claim(out, key, origin_of(method, config, protocol, args), args.overwrite, args.sequences)
     frames = sum(sequence.length for sequence in sequences)
     print(f"{config.method.name} {key} of {args.checkpoint} on {device}: {len(sequences)} sequences, {frames} frames")
     masks = runner.run(

@@ -191,7 +191,8 @@ class Validation:
             for sequence in self.sequences:
                 if sequence.annotations is None:
                     raise UserError(f"{self.annotations / sequence.name}: validation needs a mask of every frame")
-            clip = dataclasses.replace(config.clip, gap=self.settings.clips_gap, fps=None, clips_per_video=1)
+            spread = {"gap": self.settings.clips_gap, "step": config.clip.step or "whole"}
+            clip = dataclasses.replace(config.clip, **spread, fps=None, clips_per_video=1)
             clips = ClipDataset(vos_sequences.SequenceReader(self.sequences), clip, views, config.seed)
             batch = min(config.data.batch_size, len(clips))
             self.loader = ClipLoader(clips, batch, 0, config.data.bad_share, device)
@@ -233,8 +234,9 @@ class Validation:
         for sequence in self.sequences:
             paths = sorted((out / f"{key}_vis" / sequence.name).iterdir())
             chosen = [paths[round(i * (len(paths) - 1) / 3)] for i in range(4)]
-            strip = np.concatenate([vos_sequences.read_frame(path) for path in chosen], axis=1)
-            book.pictures({f"validation_{key}/{sequence.name}": strip.transpose(2, 0, 1)}, run.step)
+            frames = [vos_sequences.read_frame(path) for path in chosen]
+            sheet = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
+            book.pictures({f"validation_{key}/{sequence.name}": sheet.transpose(2, 0, 1)}, run.step)
         return 100 * davis.overall(scores).jf_mean
 
 

@@ -32,10 +32,10 @@ class Clip:
     """
 
     frames: int
+    order: Literal["random", "kept"]
     gap: int | None = None
+    step: Literal["whole", "fraction"] | None = None
     fps: float | None = None
-    step: Literal["whole", "fraction"] = "whole"
-    order: Literal["random", "kept"] = "random"
     clips_per_video: int = 1
 
     def __post_init__(self):
@@ -44,6 +44,7 @@ class Clip:
         check("gap", self.gap is None or self.gap >= 1, "1 or more")
         check("fps", self.fps is None or self.fps > 0, "above 0")
         check("fps", (self.gap is None) != (self.fps is None), "given if and only if clip.gap is left out")
+        check("step", (self.gap is None) == (self.step is None), "given if and only if clip.gap is")
         check("clips_per_video", self.clips_per_video >= 1, "1 or more")
 
 
@@ -85,10 +86,10 @@ class Optim:
     name: Literal["adam", "adamw", "sgd"]
     lr: float
     weight_decay: float
+    bias_lr_factor: float
+    decay_norm_weights: bool
     betas: tuple[float, float] | None = None
     momentum: float | None = None
-    bias_lr_factor: float = 1.0
-    decay_norm_weights: bool = True
     clip_norm: float | None = None
     lr_per_1024_frames: bool = False
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"

@@ -22,6 +22,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +77,9 @@ def make_sample(root, seed=0, workers=None, **settings):
     if _complete(root, settings):
         return False
     part = root.parent / f".{root.name}.{os.getpid()}.part"
+    for left in root.parent.glob(f".{root.name}.*.part"):
+        if time.time() - left.stat().st_mtime > 3600:  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         _write(part, settings, workers or os.cpu_count() or 1)

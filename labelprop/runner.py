@@ -52,7 +52,8 @@ def run(
     masks, pictures = Path(out) / f"{key}_vos", Path(out) / f"{key}_vis"
     with Progress(sequences, quiet) as progress, ThreadPoolExecutor(WRITERS) as pool:
         for sequence in sequences:
-            if not overwrite and finished(sequence, masks / sequence.name):
+            shown = not visuals or (pictures / sequence.name).is_dir()
+            if not overwrite and shown and finished(sequence, masks / sequence.name):
                 progress.skip(sequence)
                 continue
             progress.begin(sequence)

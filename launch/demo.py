@@ -52,7 +52,7 @@ def compare(sequences, masks, path):
 
 @reported
 def main():
-    sequences = vos_sequences.davis(DATA)
+    sequences = vos_sequences.sample(DATA)
     print(f"following the objects of {len(sequences)} sequences with {KEY} features, untrained and trained", flush=True)
     started = time.perf_counter()
     masks = {

@@ -50,9 +50,9 @@ def test_the_papers_two_configurations_differ_in_what_the_table_says():
 
 
 def test_clips_are_spaced_by_frames_or_by_time_but_not_by_both():
-    assert Clip(frames=4, fps=8.0).gap is None
+    assert Clip(frames=4, fps=8.0, order="random").gap is None
     for spacing in ({}, {"gap": 2, "fps": 8.0}, {"fps": 0.0}):
         with pytest.raises(UserError, match="clip.fps"):
-            Clip(frames=4, **spacing)
+            Clip(frames=4, order="kept", **spacing)
     with pytest.raises(UserError, match="clip.clips_per_video = 0"):
-        Clip(frames=4, gap=1, clips_per_video=0)
+        Clip(frames=4, gap=1, clips_per_video=0, order="random", step="whole")

@@ -40,7 +40,7 @@ def test_dul_parameter_groups_have_the_official_sizes(shared):
     import json
 
     official = json.loads(shared("golden/g7_dul_param_groups.json").read_text())["param_groups"]
-    optim = Optim("adam", 1e-4, 5e-4, betas=(0.5, 0.999), bias_lr_factor=2)
+    optim = Optim("adam", 1e-4, 5e-4, betas=(0.5, 0.999), bias_lr_factor=2, decay_norm_weights=True)
     optimiser = build(Method(dul_config(embedding=128)), optim)
     ours = [
         {"n": len(g["params"]), "lr": g["lr"], "wd": g["weight_decay"], "numel": sum(p.numel() for p in g["params"])}
@@ -51,7 +51,8 @@ def test_dul_parameter_groups_have_the_official_sizes(shared):
 
 def test_norm_weights_can_be_left_undecayed():
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    groups = parameter_groups(model, Optim("adamw", 1e-3, 0.1, betas=(0.9, 0.999), decay_norm_weights=False))
+    optim = Optim("adamw", 1e-3, 0.1, bias_lr_factor=1, decay_norm_weights=False, betas=(0.9, 0.999))
+    groups = parameter_groups(model, optim)
     assert [(len(g["params"]), g["decays"]) for g in groups] == [(1, True), (2, False), (1, False)]
     optimiser = torch.optim.AdamW(groups)
     set_rates(optimiser, 0.5, 0.2)

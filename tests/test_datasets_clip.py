@@ -38,7 +38,7 @@ def test_frames_are_evenly_spread_over_a_random_window(length, gap, step):
 
 
 def test_in_random_order_every_frame_can_be_the_reference():
-    clip, rng = Clip(frames=5, gap=2), np.random.default_rng(0)
+    clip, rng = Clip(frames=5, gap=2, order="random", step="whole"), np.random.default_rng(0)
     drawn = [sample_frames(10, clip, rng) for _ in range(200)]
     assert all(sorted(ids) == [0, 2, 4, 6, 8] for ids in drawn)
     assert {ids[0] for ids in drawn} == {0, 2, 4, 6, 8}
@@ -64,7 +64,7 @@ def test_no_frame_comes_twice_where_frames_are_rarer_than_wanted(times):
 
 
 def test_frames_a_second_in_random_order():
-    clip, rng = Clip(frames=4, fps=8), np.random.default_rng(0)
+    clip, rng = Clip(frames=4, fps=8, order="random"), np.random.default_rng(0)
     drawn = [sample_frames(10, clip, rng, np.arange(10) / 24) for _ in range(100)]
     assert all(sorted(ids) == [0, 3, 6, 9] for ids in drawn) and {ids[0] for ids in drawn} == {0, 3, 6, 9}
 
@@ -102,7 +102,7 @@ class Ids:
 
 
 def loader(lengths=(9,) * 23, broken=(), batch_size=4, workers=0, bad_share=0.05, seed=0, **shard):
-    dataset = ClipDataset(Numbers(lengths, broken), Clip(frames=3, gap=2), Ids(), seed)
+    dataset = ClipDataset(Numbers(lengths, broken), Clip(frames=3, gap=2, order="random", step="whole"), Ids(), seed)
     return ClipLoader(dataset, batch_size, workers, bad_share, **shard)
 
 
@@ -167,7 +167,7 @@ class Timed(Numbers):
 def timed(lengths, workers=0, batch_size=4, folder_fps=None, known=True, **changes):
     reader = Timed(lengths)
     reader.known = known
-    clip = Clip(**{"frames": 3, "fps": 8, **changes})
+    clip = Clip(**{"frames": 3, "fps": 8, "order": "random", **changes})
     return ClipLoader(ClipDataset(reader, clip, Ids(), 0, folder_fps), batch_size, workers, 0.05)
 
 
@@ -180,7 +180,8 @@ def test_an_epoch_takes_several_clips_of_a_video():
     for epoch in range(100):
         counts = np.bincount(taken[12 * epoch : 12 * epoch + 12], minlength=5)
         assert (counts <= [5, 1, 3, 0, 5]).all() and counts.sum() == 12
-    by_gap = ClipDataset(Numbers((8, 5, 30)), Clip(frames=3, gap=2, clips_per_video=4), Ids(), 0)
+    clip = Clip(frames=3, gap=2, step="whole", order="random", clips_per_video=4)
+    by_gap = ClipDataset(Numbers((8, 5, 30)), clip, Ids(), 0)
     assert by_gap.clips == [0] * 3 + [1] + [2] * 4
 
 
@@ -267,7 +268,7 @@ def test_a_truncated_jpeg_is_replaced_and_named(tmp_path, caplog):
             cv2.imwrite(str(tmp_path / f"v{video}/{i}.jpg"), np.full((40, 40, 3), video, np.uint8))
     broken = tmp_path / "v1/0.jpg"
     broken.write_bytes(broken.read_bytes()[:-100])
-    dataset = ClipDataset(Reader(tmp_path, cache=False), Clip(frames=3, gap=1), Ids(), 0)
+    dataset = ClipDataset(Reader(tmp_path, cache=False), Clip(frames=3, gap=1, order="random", step="whole"), Ids(), 0)
     made = ClipLoader(dataset, 3, 2, bad_share=1.0)
     videos = {video for batch in flat(made.batches(0, 4)) for video in batch["video"]}
     assert videos == {0, 2} and made.bad_clips.bad >= 4
@@ -282,7 +283,7 @@ class Dying:
 
 
 def test_a_worker_that_dies_is_explained():
-    dataset = ClipDataset(Numbers((9,) * 4), Clip(frames=3, gap=2), Dying(), 0)
+    dataset = ClipDataset(Numbers((9,) * 4), Clip(frames=3, gap=2, order="random", step="whole"), Dying(), 0)
     with pytest.raises(UserError, match="/dev/shm.*data.workers=0"):
         list(ClipLoader(dataset, 2, 1, 0.05).batches(0, 2))
 

@@ -213,7 +213,7 @@ def test_videos_too_short_for_a_clip_are_left_out(tmp_path, caplog):
     opencv_film(tmp_path / "few.mp4", frames=3, fps=2)
     opencv_film(tmp_path / "short.mp4", frames=11, fps=30)
     opencv_film(tmp_path / "long.mp4", frames=13, fps=30)
-    dataset = ClipDataset(Reader(tmp_path), Clip(frames=4, fps=8), lambda frames, rng: {}, 0)
+    dataset = ClipDataset(Reader(tmp_path), Clip(frames=4, fps=8, order="random"), lambda frames, rng: {}, 0)
     assert [dataset.reader.name(video) for video in dataset.videos] == ["long.mp4"]
     assert "2 of 3 videos left out: fewer than 4 frames or 0.375 seconds" in caplog.text
 
@@ -240,7 +240,7 @@ def test_no_threads_stay_for_workers_to_miss(root, monkeypatch):
 
 
 def test_workers_decode_the_same_clips(root):
-    dataset = ClipDataset(Reader(root), Clip(frames=3, fps=8, clips_per_video=4), Shown(), 0)
+    dataset = ClipDataset(Reader(root), Clip(frames=3, fps=8, clips_per_video=4, order="random"), Shown(), 0)
     batches = lambda workers: [b["ids"].tolist() for b in ClipLoader(dataset, 2, workers, 0.0).batches(0, 7)]
     assert batches(0) == batches(2)
 

@@ -92,8 +92,11 @@ def test_masks_of_different_origin_are_not_mixed(program, data, tmp_path):
     other = untrained(data, out, "--sequences", "pair", "--set", "seed=1")
     code, told = program(*other)
     assert code == 2 and "another origin (differs: weights" in told and "--overwrite" in told
-    assert program(*other, "--overwrite")[0] == 0
-    assert [folder.name for folder in (out / "res4_vos").iterdir()] == ["pair"]
+    code, told = program(*other, "--overwrite")  # "single" would go, and not be done again
+    assert code == 2 and "leave out --sequences" in told
+    assert [folder.name for folder in (out / "res4_vos").iterdir()] == ["single"]
+    assert program(*untrained(data, out, "--set", "seed=1"), "--overwrite")[0] == 0
+    assert sorted(folder.name for folder in (out / "res4_vos").iterdir()) == ["pair", "single"]
 
 
 def test_our_checkpoint_holds_all_that_is_needed(program, data, tmp_path):

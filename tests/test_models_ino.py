@@ -33,7 +33,7 @@ def batch_of(clips=2, frames=4, seed=0):
 
 
 def adamw(method, lr=1e-3):
-    return optim.build(method, Optim("adamw", lr, 0.04, betas=(0.9, 0.999), decay_norm_weights=False))
+    return optim.build(method, Optim("adamw", lr, 0.04, betas=(0.9, 0.999), bias_lr_factor=1, decay_norm_weights=False))
 
 
 def step(method, optimiser, batch, progress):

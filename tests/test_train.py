@@ -24,7 +24,8 @@ method: {name: dul, backbone: resnet, embedding: 16, temperature: 0.05, anchor_g
   cross_weight: 0.1, crop_px: 32, resize_px: [32, 40], random_crop: true, flip: 0.5, zoom: [0.5, 1.0]}
 data: {reader: frames, root: ROOT, batch_size: 2, workers: 0}
 clip: {frames: 2, gap: 2, order: random, step: whole}
-optim: {name: adam, lr: 1.0e-3, betas: [0.5, 0.999], weight_decay: 5.0e-4, bias_lr_factor: 2}
+optim: {name: adam, lr: 1.0e-3, betas: [0.5, 0.999], weight_decay: 5.0e-4, bias_lr_factor: 2,
+  decay_norm_weights: true}
 schedule: {kind: step, epochs: 2, factor: 0.5, every_epochs: 1}
 validation: {every_epochs: 1, root: null, clips_gap: 2, keys: [res4]}
 propagation: {window: disc, radius: 3, window_reference: false, temperature: 0.05, top_k: 5, context: 2,

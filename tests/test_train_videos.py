@@ -58,7 +58,7 @@ def test_ino_trains_from_video_files_of_any_rate(tmp_path):
 def test_ino_trains_from_folders_of_frames(tmp_path):
     frames = write_videos(tmp_path / "frames", videos=3, frames=12, size=(40, 48))
     where = ("data.reader=frames", f"data.root={frames}", "clip.clips_per_video=1")
-    for name, rate in (("gap", ("clip.fps=null", "clip.gap=2")), ("rate", ("data.folder_fps=24",))):
+    for name, rate in (("gap", ("clip.fps=null", "clip.gap=2", "clip.step=whole")), ("rate", ("data.folder_fps=24",))):
         code, out, err = train_ino(tmp_path / name, *where, *rate)
         assert code == 0 and "step 3/" in out, err
     code, _, err = train_ino(tmp_path / "neither", *where)
