@@ -98,7 +98,7 @@ class ClipDataset(Dataset):
         if times is None and self.folder_fps is None:
             raise UserError(
                 f"clip.fps = {self.clip.fps}: the frames of {self.reader.name(video)} have no times; set"
-                " data.folder_fps to the frames a second that the folders hold, or clip.fps=null and clip.gap"
+                " data.folder_fps to the frames a second that they hold, or clip.fps=null, clip.gap and clip.step"
             )
         return length, self.clip, np.arange(length) / self.folder_fps if times is None else times
 
