@@ -28,4 +28,4 @@ fi
 options=()
 [ -z "${KEY:-}" ] || options+=(--key "$KEY")
 exec "$PYTHON" infer_vos.py --checkpoint "$checkpoint" --dataset "$dataset" --data "${DATA:-$data}" \
-    --out "results/$dataset/${exp}_${run_id}_${VER:-$snapshot}" "${options[@]}" "$@"
+    --out "results/$dataset/${exp}_${run_id}_${VER:-$snapshot}" ${options[@]+"${options[@]}"} "$@"

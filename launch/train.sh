@@ -22,7 +22,7 @@ for setting in "$@"; do settings+=(--set "$setting"); done
 
 command=("$PYTHON")
 [ "${GPUS:-1}" -le 1 ] || command+=(-m torch.distributed.run --standalone --nproc-per-node "$GPUS")
-command+=(train.py --config "configs/$name.yaml" --run-dir "$run" --device "${DEVICE:-auto}" "${settings[@]}")
+command+=(train.py --config "configs/$name.yaml" --run-dir "$run" --device "${DEVICE:-auto}" ${settings[@]+"${settings[@]}"})
 
 mkdir -p "$run"
 {
