@@ -71,7 +71,8 @@ def make_sample(root, seed=0, workers=None, **settings):
     """Make the sample set at root, whole or not at all -> True; False where it is there already.
 
     settings: other fields of Settings.  workers: processes, None = one a core.  The same settings give the
-    same masks and frames (on other processors, or with another BLAS, a few frames differ by rounding).  Raises UserError where root holds anything else or cannot be written.
+    same masks and frames; with another BLAS a few frames differ by rounding.  Raises UserError where root holds
+    anything else or cannot be written.
     """
     root, settings = Path(root), Settings(seed=seed, **settings)
     if _complete(root, settings):
