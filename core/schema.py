@@ -143,7 +143,8 @@ class Schedule:
 class Propagation:
     """Label propagation (five numbers), and the way from mask to feature grid and back (protocol).
 
-    window: "disc" = distance < radius, "square" = |dy|, |dx| <= radius; radius in cells.
+    window: "disc" = distance < radius, "closed_disc" = distance <= radius, "square" = |dy|, |dx| <= radius;
+    radius in cells.
     window_reference: whether the window applies to the reference frame too.
     context: frames before the query that vote besides the reference.  repeat_reference: indices before the
     group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
@@ -154,7 +155,7 @@ class Propagation:
     down to a multiple.  hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
     """
 
-    window: Literal["disc", "square"]
+    window: Literal["disc", "closed_disc", "square"]
     radius: int
     window_reference: bool
     temperature: float
@@ -169,7 +170,8 @@ class Propagation:
 
     def __post_init__(self):
         check = checker(self, "propagation")
-        check("window", self.window in ("disc", "square"), "'disc' or 'square'")
+        windows = ("disc", "closed_disc", "square")
+        check("window", self.window in windows, f"one of {', '.join(windows)}")
         least = 1 if self.window == "disc" else 0
         check("radius", self.radius >= least, f"{least} or more for a {self.window}")
         check("temperature", self.temperature > 0, "above 0")

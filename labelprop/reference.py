@@ -12,6 +12,8 @@ def inside_window(h, w, cfg, device=None):
     dy, dx = (c.reshape(-1, 1) - c.reshape(1, -1) for c in (y, x))
     if cfg.window == "disc":
         return dy**2 + dx**2 < cfg.radius**2
+    if cfg.window == "closed_disc":
+        return dy**2 + dx**2 <= cfg.radius**2
     return (dy.abs() <= cfg.radius) & (dx.abs() <= cfg.radius)
 
 

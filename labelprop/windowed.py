@@ -170,10 +170,10 @@ def _outside_window(tile, rows, columns, cfg, device):
         for halo, queries in zip((rows, columns), tile)
     )
     dy, dx = dy[:, None, :, None], dx[None, :, None, :]
-    if cfg.window == "disc":
-        outside = dy**2 + dx**2 >= cfg.radius**2
-    else:
+    if cfg.window == "square":
         outside = (dy.abs() > cfg.radius) | (dx.abs() > cfg.radius)
+    else:
+        outside = dy**2 + dx**2 > cfg.radius**2 - (cfg.window == "disc")
     return outside.flatten(2).flatten(0, 1)
 
 

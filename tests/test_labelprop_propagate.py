@@ -103,6 +103,16 @@ def test_windows_are_the_published_ones(golden):
     np.testing.assert_array_equal(reference.inside_window(7, 9, protocol(SQUARE, radius=3)).numpy(), square > 0)
 
 
+def test_the_closed_disc_holds_the_cells_at_its_radius():
+    """sqrt(dy^2 + dx^2) <= 5 around the middle of 13 x 13 cells, not < 5."""
+    inside = reference.inside_window(13, 13, protocol(DISC, window="closed_disc", radius=5))[84].view(13, 13)
+    for dy in range(-6, 7):
+        for dx in range(-6, 7):
+            assert bool(inside[6 + dy, 6 + dx]) == (np.hypot(dy, dx) <= 5), (dy, dx)
+    open_disc = reference.inside_window(13, 13, protocol(DISC, radius=5))[84].view(13, 13)
+    assert (inside & ~open_disc).sum() == 12  # (5,0), (4,3), (3,4) and their mirror images
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_windowed_is_the_definition(seed):
     """Random sizes and geometries, in float64, where only a wrong choice could make a difference."""
@@ -110,7 +120,7 @@ def test_windowed_is_the_definition(seed):
     h, w, N, M = (int(rng.integers(1, high)) for high in (30, 34, 6, 7))
     D = int(rng.integers(2, 20))  # in one dimension all unit features tie
     cfg = Propagation(
-        window=str(rng.choice(["disc", "square"])),
+        window=str(rng.choice(["disc", "closed_disc", "square"])),
         radius=int(rng.integers(1, 14)),
         window_reference=bool(rng.integers(2)),
         temperature=float(rng.uniform(0.03, 0.3)),
