@@ -8,13 +8,20 @@ import torch
 from core.errors import UserError
 from labelprop import reference, windowed
 
-BACKENDS = {"auto": windowed, "reference": reference, "windowed": windowed}
+BACKENDS = {"reference": reference, "windowed": windowed}
 
 
-def choose(backend):
-    """The module that computes it.  Raises UserError for an unknown name."""
+def choose(backend, device):
+    """The module that computes it on a device.  Raises UserError for an unknown name.
+
+    Each has prepare(features [h,w,D], first) -> a frame in the form that it wants, made once a frame, `first`
+    being the video's first frame so prepared (None for itself); and match(query, context, groups, cfg) of such
+    frames, as windowed.match has it.
+    """
+    if backend == "auto":
+        return windowed
     if backend not in BACKENDS:
-        raise UserError(f"backend = {backend!r}: must be one of {', '.join(sorted(BACKENDS))}")
+        raise UserError(f"backend = {backend!r}: must be one of auto, {', '.join(sorted(BACKENDS))}")
     return BACKENDS[backend]
 
 
@@ -26,31 +33,31 @@ def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg, backend="auto"):
     [N,M,h,w]: soft masks of the same frames.  cfg: core.schema.Propagation.  backend: "auto", "windowed" or
     "reference" (dense, for small grids).  Returns [M,h,w].  Raises UserError for an unknown backend.
     """
-    module = choose(backend)
+    module = choose(backend, query_Dhw.device)
     (D, h, w), N, M = query_Dhw.shape, len(keys_NDhw), labels_NMhw.shape[1]
     if keys_NDhw.shape != (N, D, h, w) or labels_NMhw.shape != (N, M, h, w) or N == 0:
         shapes = [tuple(x.shape) for x in (query_Dhw, keys_NDhw, labels_NMhw)]
         raise ValueError(f"query, keys, labels of shapes {shapes}: must be [D,h,w], [N,D,h,w], [N,M,h,w]")
-    return module.propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg)
+    frames = prepared([f.permute(1, 2, 0).contiguous() for f in (*keys_NDhw, query_Dhw)], module)
+    labels = [frame.flatten(1).T for frame in labels_NMhw]
+    groups = [windowed.Group(frames[0], N - 1)]
+    (masks,) = propagate_groups(frames[-1], frames[1:-1], groups, [labels], cfg, module)
+    return masks.T.reshape(-1, h, w)
+
+
+def prepared(features, module):
+    """Features [h,w,D] of a video's frames as a backend wants them."""
+    first = module.prepare(features[0], None)
+    return [first, *(module.prepare(frame, first) for frame in features[1:])]
 
 
 @torch.no_grad()
-def propagate_groups(query, context, groups, labels, cfg, backend="auto"):
+def propagate_groups(query, context, groups, labels, cfg, module):
     """Soft masks of a frame for several groups of objects that share the context's features.
 
-    query [h,w,D]; context: features [h,w,D], oldest first; groups: windowed.Group, the one with most frames
-    first; labels: for each group the soft masks [hw,M] of its reference, then of its context frames, M its own.
-    Returns a list of [hw,M].
+    query; context: frames as `module` prepares them, oldest first; groups: windowed.Group, the one with most
+    frames first; labels: for each group the soft masks [hw,M] of its reference, then of its context frames, M its
+    own.  Returns a list of [hw,M].
     """
-    if choose(backend) is not reference:
-        matches = choose(backend).match(query, context, groups, cfg)
-        return [windowed.vote(*match, masks) for match, masks in zip(matches, labels)]
-    out = []
-    for group, masks in zip(groups, labels):
-        frames = [group.reference, *context[len(context) - group.frames :]]
-        # the definition knows no copies: they are written out
-        order = [0, *([1] * (group.copies - 1) if group.frames else []), *range(1, len(frames))]
-        keys = torch.stack([frames[n] for n in order]).permute(0, 3, 1, 2)
-        masks = torch.stack([masks[n].T.reshape(-1, *query.shape[:2]) for n in order])
-        out.append(reference.propagate(query.permute(2, 0, 1), keys, masks, cfg).flatten(1).T)
-    return out
+    matches = module.match(query, context, groups, cfg)
+    return [windowed.vote(*match, masks) for match, masks in zip(matches, labels)]

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labelprop.backends import propagate_groups
+from labelprop.backends import choose, propagate_groups
 from labelprop.windowed import Group
 
 
 @dataclass(frozen=True)
 class Birth:
-    """A group: frame t where its masks were given, that frame's features [h,w,D] and masks [hw,last-first].
+    """A group: frame t where its masks were given, that frame (prepared) and its masks [hw,last-first].
 
     first, last: its channels are first..last-1.
     """
 
     t: int
-    features: Tensor
+    frame: object
     masks: Tensor
     first: int
     last: int
@@ -34,7 +34,8 @@ class Context:
 
     def __init__(self, cfg, backend="auto"):
         self.cfg, self.backend = cfg, backend
-        self.features = deque(maxlen=cfg.context)  # [h,w,D], oldest first
+        self.first = None  # frame of the video
+        self.frames = deque(maxlen=cfg.context)  # as the backend prepares them, oldest first
         self.masks = deque(maxlen=cfg.context)  # [hw,M]; M grows with births
         self.births = []
         self.t = 0
@@ -47,30 +48,30 @@ class Context:
         the background first in the first call that gives any.
         """
         _, h, w = features_Dhw.shape
-        features = features_Dhw.permute(1, 2, 0).contiguous()
-        masks = self._predict(features) if self.births else None
+        module = choose(self.backend, features_Dhw.device)
+        frame = module.prepare(features_Dhw.permute(1, 2, 0).contiguous(), self.first)
+        self.first = frame if self.first is None else self.first
+        masks = self._predict(frame, module) if self.births else None
         if given_Mhw is not None:
-            masks = self._born(features, masks, given_Mhw.flatten(1).T)
+            masks = self._born(frame, masks, given_Mhw.flatten(1).T)
         if masks is not None:
-            self.features.append(features)
+            self.frames.append(frame)
             self.masks.append(masks)
         self.t += 1
         return None if masks is None else masks.T.reshape(-1, h, w)
 
-    def _predict(self, features):
+    def _predict(self, frame, module):
         """Each group votes for its own channels.  Returns [hw,M]."""
         groups, labels = [], []
         for birth in self.births:
             frames, copies = context_of(self.t - birth.t, self.cfg)
-            groups.append(Group(birth.features, frames, copies))
+            groups.append(Group(birth.frame, frames, copies))
             # a list, for a deque cannot be sliced
             recent = list(self.masks)[len(self.masks) - frames :]
             labels.append([birth.masks, *(masks[:, birth.first : birth.last] for masks in recent)])
-        return torch.cat(
-            propagate_groups(features, list(self.features), groups, labels, self.cfg, self.backend), dim=1
-        )
+        return torch.cat(propagate_groups(frame, list(self.frames), groups, labels, self.cfg, module), dim=1)
 
-    def _born(self, features, masks, given):
+    def _born(self, frame, masks, given):
         """Starts a group; masks [hw,M] or None of the older ones give way.  Returns [hw,M+m]."""
         older = 0
         if masks is not None:
@@ -78,7 +79,7 @@ class Context:
             cover = given.sum(1, keepdim=True)
             given = cover * given
             given = torch.cat([(1 - cover) * masks, given], dim=1)
-        self.births.append(Birth(self.t, features, given[:, older:].clone(), older, given.shape[1]))
+        self.births.append(Birth(self.t, frame, given[:, older:].clone(), older, given.shape[1]))
         return given
 
 

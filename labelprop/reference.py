@@ -17,17 +17,29 @@ def inside_window(h, w, cfg, device=None):
     return (dy.abs() <= cfg.radius) & (dx.abs() <= cfg.radius)
 
 
-def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg):
-    """Soft masks of the query frame, by the top_k most similar cells of all frames.  Returns [M,h,w].
+def prepare(features_hwD, first):
+    """Frames need no preparation here."""
+    return features_hwD
+
+
+def match(query, context, groups, cfg):
+    """The top_k candidates of every cell and their weights, as windowed.match returns them.
 
     The whole affinity stands in memory, N * (hw)^2 numbers: for small grids.
     """
-    N, D, h, w = keys_NDhw.shape
-    similarity = torch.einsum("dp,ndq->pnq", query_Dhw.flatten(1), keys_NDhw.flatten(2)) / cfg.temperature
-    outside = ~inside_window(h, w, cfg, query_Dhw.device)[:, None].repeat(1, N, 1)
-    if not cfg.window_reference:
-        outside[:, 0] = False
-    similarity = similarity.masked_fill(outside, -torch.inf).flatten(1)
-    best, where = similarity.topk(min(cfg.top_k, N * h * w), dim=1)
-    labels = labels_NMhw.transpose(0, 1).flatten(1)
-    return (labels[:, where] * best.softmax(dim=1)).sum(-1).view(-1, h, w)
+    h, w, _ = query.shape
+    inside = inside_window(h, w, cfg, query.device)
+    found = []
+    for group in groups:
+        keys = [group.reference, *context[len(context) - group.frames :]]
+        # copies of the oldest frame are written out
+        order = [0, *([1] * (group.copies - 1) if group.frames else []), *range(1, len(keys))]
+        allowed = inside[:, None].repeat(1, len(order), 1)
+        if not cfg.window_reference:
+            allowed[:, 0] = True
+        similarity = torch.stack([query.flatten(0, 1) @ keys[n].flatten(0, 1).T for n in order], dim=1)
+        similarity = (similarity / cfg.temperature).masked_fill(~allowed, -torch.inf).flatten(1)
+        best, where = similarity.topk(min(cfg.top_k, similarity.shape[1]), dim=1)
+        frame = torch.tensor(order, device=query.device)[where // (h * w)]
+        found.append((best.softmax(dim=1), frame * h * w + where % (h * w)))
+    return found

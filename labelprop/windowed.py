@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 #: similarities of one tile in memory, at most (numbers, not bytes)
 TILE_SCORES = {"cpu": 2**24, "cuda": 2**28}
@@ -26,21 +25,18 @@ CHANNELS = 32
 class Group:
     """Whose masks vote: a reference frame and the last `frames` frames of the context.
 
-    reference [h,w,D].  copies: how often the oldest of those frames counts, as if it stood so often in the list.
+    reference: as the backend prepares frames.  copies: how often the oldest of the others counts, as if it
+    stood so often in the list.
     """
 
-    reference: Tensor
+    reference: object
     frames: int
     copies: int = 1
 
 
-def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg):
-    """Soft masks of the query frame [M,h,w]; the same as reference.propagate to rounding."""
-    h, w = query_Dhw.shape[1:]
-    query, *keys = (f.permute(1, 2, 0).contiguous() for f in (query_Dhw, *keys_NDhw))
-    ((weights, cells),) = match(query, keys[1:], [Group(keys[0], len(keys) - 1)], cfg)
-    labels = [frame.flatten(1).T for frame in labels_NMhw]
-    return vote(weights, cells, labels).T.reshape(-1, h, w)
+def prepare(features_hwD, first):
+    """Frames need no preparation here."""
+    return features_hwD
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ def test_windowed_is_the_definition(seed):
         repeat_reference=bool(rng.integers(2)),
     )
     arrays = made(seed, N, M, D, h, w)
-    ours, truth = windowed.propagate(*arrays, cfg), reference.propagate(*arrays, cfg)
+    ours, truth = propagate(*arrays, cfg, "windowed"), propagate(*arrays, cfg, "reference")
     assert ours.shape == (M, h, w)
     torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
 
@@ -139,20 +139,20 @@ def test_windowed_is_the_definition(seed):
 def test_more_wanted_than_there_are(base, h, w, N):
     cfg = protocol(base, radius=1, top_k=50)
     arrays = made(3, N, 3, 1, h, w)
-    torch.testing.assert_close(windowed.propagate(*arrays, cfg), reference.propagate(*arrays, cfg))
+    torch.testing.assert_close(propagate(*arrays, cfg, "windowed"), propagate(*arrays, cfg, "reference"))
 
 
 def test_square_of_radius_0_sees_its_own_place_alone():
     query, keys, labels = made(0, 1, 3, 4, 6, 7)
-    ours = windowed.propagate(query, keys, labels, protocol(SQUARE, radius=0))
+    ours = propagate(query, keys, labels, protocol(SQUARE, radius=0), "windowed")
     torch.testing.assert_close(ours, labels[0])
 
 
 def test_error_of_float32_is_rounding():
     cfg = protocol(DISC, radius=5)
     arrays = made(1, 4, 3, 64, 20, 24)
-    truth = reference.propagate(*arrays, cfg)
-    ours = windowed.propagate(*(x.float() for x in arrays), cfg)
+    truth = propagate(*arrays, cfg, "reference")
+    ours = propagate(*(x.float() for x in arrays), cfg, "windowed")
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), truth, rtol=0, atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_one_and_two_threads_agree_and_leave_the_setting_alone():
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(windowed.propagate(*arrays, cfg))
+        results.append(propagate(*arrays, cfg, "windowed"))
         assert torch.get_num_threads() == threads
     torch.testing.assert_close(*results, rtol=0, atol=1e-6)
 
@@ -180,17 +180,17 @@ def test_runs_inside_inference_mode_and_leaves_no_graph():
 def test_memory_of_a_tile_is_bounded(monkeypatch):
     cfg = protocol(SQUARE, radius=9)
     arrays = made(4, 3, 2, 8, 21, 23)
-    whole = windowed.propagate(*arrays, cfg)
+    whole = propagate(*arrays, cfg, "windowed")
     monkeypatch.setitem(windowed.TILE_SCORES, "cpu", 3 * 21 * 23 * 4)
     tiles = windowed._tiles(21, 23, 3, "cpu", cfg)
     assert max((b - a) * (d - c) for (a, b), (c, d) in tiles) <= 4
-    torch.testing.assert_close(windowed.propagate(*arrays, cfg), whole)
+    torch.testing.assert_close(propagate(*arrays, cfg, "windowed"), whole)
 
 
 def test_many_objects_pass_a_few_at_a_time():
     cfg = protocol(DISC, radius=4)
     arrays = made(5, 3, 2 * windowed.CHANNELS + 5, 8, 12, 13)
-    torch.testing.assert_close(windowed.propagate(*arrays, cfg), reference.propagate(*arrays, cfg))
+    torch.testing.assert_close(propagate(*arrays, cfg, "windowed"), propagate(*arrays, cfg, "reference"))
 
 
 def test_unknown_backend_and_wrong_shapes_are_named():

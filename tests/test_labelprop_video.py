@@ -214,7 +214,7 @@ def test_context_does_not_grow():
     given = torch.rand(2, 6, 6, generator=rng)
     for t in range(20):
         context.step(F.normalize(torch.randn(4, 6, 6, generator=rng), dim=0), given if t == 0 else None)
-    assert len(context.features) == len(context.masks) == 3 and len(context.births) == 1
+    assert len(context.frames) == len(context.masks) == 3 and len(context.births) == 1
 
 
 def test_a_mask_off_by_a_pixel_is_resized_with_a_warning():
