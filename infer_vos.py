@@ -12,9 +12,9 @@ import shutil
 import warnings
 from pathlib import Path
 
+from core import config as configuration
 from core import devices
 from core.atomic import replacing
-from core.config import to_dict
 from core.errors import UserError, reported
 from core.evaluation import davis, report
 from datasets import vos_sequences
@@ -33,6 +33,7 @@ def parse():
     add("--data", required=True, metavar="ROOT", help="folder of the data set, or what the list's paths start from")
     add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
+    add("--protocol", choices=configuration.protocols(), help="how masks are propagated (default: the network's own)")
     add("--sequences", metavar="A,B", help="these only")
     add("--overwrite", action="store_true", help="do finished sequences again")
     add("--no-vis", action="store_true", help="no overlays")
@@ -83,15 +84,16 @@ def claim(out, key, origin, overwrite, some):
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def origin_of(method, config, protocol, args):
+def origin_of(method, config, propagation, args):
     """All that decides what the masks are, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted(method.state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return {
         "weights": weights.hexdigest(),
-        "method": to_dict(config)["method"],
-        "propagation": dataclasses.asdict(protocol),
+        "method": configuration.to_dict(config)["method"],
+        "protocol": config.protocol,
+        "propagation": dataclasses.asdict(propagation),
         "dataset": args.dataset or str(Path(args.list).resolve()),
         "data": str(Path(args.data).resolve()),
     }
@@ -117,15 +119,16 @@ def main():
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sequences = sequences_of(args)
     device = devices.pick(args.device)
-    method, config = snapshots.restore(args.checkpoint, args.config, args.overrides)
+    overrides = [f"protocol={args.protocol}"] * bool(args.protocol) + args.overrides
+    method, config = snapshots.restore(args.checkpoint, args.config, overrides)
     key, out = args.key or method.keys[0], Path(args.out)
     features = method.to(device).extractor(key)
-    protocol = config.protocol(args.dataset)
-    claim(out, key, origin_of(method, config, protocol, args), args.overwrite, args.sequences)
+    propagation = config.propagation_on(args.dataset, method.cell_px(key))
+    claim(out, key, origin_of(method, config, propagation, args), args.overwrite, args.sequences)
     frames = sum(sequence.length for sequence in sequences)
     print(f"{config.method.name} {key} of {args.checkpoint} on {device}: {len(sequences)} sequences, {frames} frames")
     masks = runner.run(
-        sequences, features, protocol, out, key,
+        sequences, features, propagation, out, key,
         overwrite=args.overwrite, visuals=not args.no_vis, device=device,
     )
     print(f"masks: {masks}")

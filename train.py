@@ -183,7 +183,7 @@ class Validation:
     CLIPS = 32  # at most; the loss is a curve to look at, J&F chooses the snapshot
 
     def __init__(self, config, views, device):
-        self.settings, self.propagation = config.validation, config.propagation
+        self.settings = config.validation
         self.sequences = []
         if self.settings.root is not None:
             self.sequences = vos_sequences.davis(self.settings.root, names=self.settings.sequences or None)
@@ -225,9 +225,10 @@ class Validation:
 
     def propagate(self, run, key, book):
         """J&F of one feature layer over the sequences, in percent; four overlays of each go to TensorBoard."""
-        out = run.folder / "validation"
+        out, method = run.folder / "validation", run.method
+        propagation = run.config.propagation_on("davis", method.cell_px(key))
         runner.run(
-            self.sequences, run.method.extractor(key), self.propagation, out, key,
+            self.sequences, method.extractor(key), propagation, out, key,
             overwrite=True, device=run.device, quiet=True,
         )
         scores = davis.evaluate(self.annotations, out / f"{key}_vos", [s.name for s in self.sequences])

@@ -1,7 +1,8 @@
 """Strict YAML -> frozen dataclasses.
 
 An unknown key, a missing key, a wrong type or a value out of range is a UserError that names file, key,
-value and what is allowed.  `--set section.key=value` is parsed as YAML and checked in the same way.
+value and what is allowed.  `--set section.key=value` is parsed as YAML and checked in the same way.  `protocol:
+NAME` stands for the sections of configs/protocols/NAME.yaml.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from core.errors import UserError
 from core.schema import RunConfig
 from core.suggest import suggestion
 
+PROTOCOLS = components.ROOT / "configs" / "protocols"
 _SECTIONS = [field.name for field in dataclasses.fields(RunConfig)]
 
 
@@ -58,7 +60,7 @@ def read_yaml(path):
 def from_dict(mapping, overrides=(), source="configuration"):
     """A nested mapping (as YAML or a checkpoint holds it) -> RunConfig; `source` stands in messages."""
     try:
-        mapping = _override(mapping, overrides)
+        mapping = _with_protocol(_override(mapping, overrides))
         return _build(RunConfig, mapping, "")
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
@@ -75,8 +77,29 @@ def to_dict(config):
     return plain(dataclasses.asdict(config))
 
 
+def protocols():
+    """The names of the protocols that exist."""
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+
+
+def _with_protocol(mapping):
+    """The mapping with the sections of its protocol; what it says of them itself stays."""
+    name, known = mapping.get("protocol"), protocols()
+    if name is None:
+        return mapping
+    if name not in known:
+        raise UserError(f"protocol = {name!r}: must be one of {', '.join(known)}{suggestion(name, known)}")
+    mapping = dict(mapping)
+    for section, values in read_yaml(PROTOCOLS / f"{name}.yaml").items():
+        own = mapping.get(section, {})
+        mapping[section] = {**values, **own} if isinstance(own, dict) else own
+    return mapping
+
+
 def _override(mapping, overrides):
     mapping = {k: dict(v) if isinstance(v, dict) else v for k, v in mapping.items()}
+    if any(text.startswith("protocol=") for text in overrides):  # instead of what the file says, not under it
+        mapping = {k: v for k, v in mapping.items() if not k.startswith("propagation")}
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign or not key:

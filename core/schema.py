@@ -4,7 +4,7 @@ Every YAML in configs/ has these sections; `method` is described by the method's
 states has no default here: a configuration that leaves it out is refused.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from core.errors import UserError
@@ -152,7 +152,8 @@ class Propagation:
     "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO).
     min_max: every channel stretched to [0, 1] before the argmax ("grid" only).
     short_side: frames resized to this short side first, or null = native.  multiple: both sides rounded
-    down to a multiple.  hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
+    down to a multiple, null = of the network's cells (see RunConfig.propagation_on).
+    hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
     """
 
     window: Literal["disc", "closed_disc", "square"]
@@ -165,7 +166,7 @@ class Propagation:
     readout: Literal["smooth", "grid"] = "smooth"
     min_max: bool = False
     short_side: int | None = None
-    multiple: int = 1
+    multiple: int | None = 1
     hd_to_720: bool = False
 
     def __post_init__(self):
@@ -180,7 +181,7 @@ class Propagation:
         check("readout", self.readout in ("smooth", "grid"), "'smooth' or 'grid'")
         check("min_max", not (self.min_max and self.readout == "smooth"), "false with readout 'smooth'")
         check("short_side", self.short_side is None or self.short_side >= 16, "16 or more, or null")
-        check("multiple", self.multiple >= 1, "1 or more")
+        check("multiple", self.multiple is None or self.multiple >= 1, "1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,8 @@ class RunConfig:
     """One run: every section of one YAML file.  `method` is the Config of models/methods/<method.name>.py.
 
     propagation_ytvos: what YouTube-VOS is segmented with where that differs; null = as every other data set.
+    protocol: the file of configs/protocols that these two are taken from, but for what the configuration itself
+    says of them; null = from none.
     """
 
     method: Any
@@ -234,6 +237,7 @@ class RunConfig:
     validation: Validation
     propagation: Propagation
     propagation_ytvos: Propagation | None = None
+    protocol: str | None = None
     log: Log = field(default_factory=Log)
     seed: int = 0
 
@@ -241,9 +245,10 @@ class RunConfig:
         if self.seed < 0:
             raise UserError(f"seed = {self.seed}: must be 0 or more")
 
-    def protocol(self, dataset):
-        """The Propagation of a data set by its name ("davis", "ytvos", ...)."""
-        return (dataset == "ytvos" and self.propagation_ytvos) or self.propagation
+    def propagation_on(self, dataset, cell_px):
+        """The Propagation of a data set by its name ("davis", "ytvos", ...), for a network with cells of cell_px."""
+        chosen = (dataset == "ytvos" and self.propagation_ytvos) or self.propagation
+        return chosen if chosen.multiple else replace(chosen, multiple=cell_px)
 
     @property
     def base_lr(self):

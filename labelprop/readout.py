@@ -17,8 +17,10 @@ HD = {(1080, 1920), (816, 1920)}
 def working_size(height, width, cfg):
     """Size (H, W) at which a frame goes through the network.
 
-    Raises UserError where nothing is left after rounding down to cfg.multiple.
+    Raises UserError where nothing is left after rounding down to cfg.multiple, or that is null.
     """
+    if cfg.multiple is None:
+        raise UserError("propagation.multiple = null: ask config.propagation_on, which fills it in")
     given = f"{width}x{height}"
     if cfg.hd_to_720 and (height, width) in HD:
         height, width = 720, 1280

@@ -42,7 +42,7 @@ class Method(nn.Module):
 
     #: names that `features` accepts, the default of inference first
     keys: tuple[str, ...] = ()
-    #: cells are stride x stride pixels
+    #: cells are stride x stride pixels, where all layers agree
     stride: int = 8
 
     def forward(self, batch, progress) -> Losses:
@@ -58,6 +58,10 @@ class Method(nn.Module):
     def features(self, frames, key) -> Tensor:
         """frames [B,3,H,W], ImageNet-normalised -> [B,D,h,w], unit norm over D.  No autograd, evaluation mode."""
         raise NotImplementedError
+
+    def cell_px(self, key) -> int:
+        """Pixels per side of a cell of features(..., key)."""
+        return self.stride
 
     def extractor(self, key):
         """What labelprop calls: frames [B,3,H,W], RGB in [0,1] -> features(key).  UserError for an unknown key."""

@@ -25,16 +25,16 @@ def test_learning_rate_is_scaled_to_the_batch(golden):
 
 @pytest.mark.parametrize("name", ["charades", "ino_kinetics"])
 def test_protocols_of_both_data_sets(name):
-    davis, ytvos = load(name).protocol("davis"), load(name).protocol("ytvos")
+    davis, ytvos = (load(name).propagation_on(dataset, cell_px=8) for dataset in ("davis", "ytvos"))
     numbers = lambda p: (p.radius, p.context, p.min_max, p.short_side, p.hd_to_720)
     assert numbers(davis) == (40, 10, True, 480, False)
     assert numbers(ytvos) == (50, 20, False, None, True)
     for p in (davis, ytvos):
         assert (p.window, p.window_reference, p.repeat_reference) == ("square", True, False)
         assert (p.temperature, p.top_k, p.readout, p.multiple) == (0.1, 5, "grid", 8)
-    assert load(name, "propagation_ytvos.radius=9").protocol("ytvos").radius == 9
+    assert load(name, "propagation_ytvos.radius=9").propagation_on("ytvos", 8).radius == 9
     alone = load(name, "propagation_ytvos=null", "propagation.radius=7")
-    assert alone.protocol("ytvos").radius == alone.protocol(None).radius == 7
+    assert alone.propagation_on("ytvos", 8).radius == alone.propagation_on(None, 8).radius == 7
 
 
 def test_the_papers_two_configurations_differ_in_what_the_table_says():
@@ -46,6 +46,7 @@ def test_the_papers_two_configurations_differ_in_what_the_table_says():
         for key in charades[section]
         if charades[section][key] != kinetics[section][key]
     }
+    assert charades["protocol"] == kinetics["protocol"]
     assert differing == {"optim.lr", "schedule.warmup_epochs", "data.batch_size", "data.root"}
 
 

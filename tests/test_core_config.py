@@ -64,6 +64,8 @@ def test_dul_values_of_the_paper(name, lr, epochs, factor, every, gap, crop_rand
         ("method.anchor_grid=99", ["method.anchor_grid = 99", "32"]),
         ("propagation.radius=0", ["propagation.radius = 0", "1 or more"]),
         ("data=3", ["data = 3", "section"]),
+        ("protocol=DINO3", ["protocol = 'DINO3'", "DINO, DINOv3, INO", "did you mean 'DINOv3'"]),
+        ("protocol=[DINO]", ["protocol = ['DINO']", "one of DINO"]),
         ("seed", ["--set 'seed'", "section.key=value"]),
     ],
 )

@@ -99,6 +99,20 @@ def test_masks_of_different_origin_are_not_mixed(program, data, tmp_path):
     assert sorted(folder.name for folder in (out / "res4_vos").iterdir()) == ["pair", "single"]
 
 
+def test_protocols_are_applied_and_written_down(program, data, tmp_path):
+    origin = lambda folder: json.loads((tmp_path / folder / "res3_origin.json").read_text())
+    few = ("--key", "res3", "--sequences", "single", "--no-vis")
+    own, ino = (untrained(data, tmp_path / name, *few) for name in ("own", "ino"))
+    assert program(*own)[0] == 0 and program(*ino, "--protocol", "INO", "--set", "propagation.short_side=56")[0] == 0
+    assert origin("own")["protocol"] is None and origin("own")["propagation"]["multiple"] == 1
+    assert origin("ino")["protocol"] == "INO" and origin("ino")["method"] == origin("own")["method"]
+    used = origin("ino")["propagation"]
+    assert (used["radius"], used["multiple"], used["readout"], used["short_side"]) == (40, 8, "grid", 56)
+    assert masks(tmp_path / "ino/res3_vos") != masks(tmp_path / "own/res3_vos")
+    code, told = program(*own, "--protocol", "DINO")
+    assert code == 2 and "another origin (differs: protocol, propagation" in told
+
+
 def test_our_checkpoint_holds_all_that_is_needed(program, data, tmp_path):
     config = load(CONFIG, ["seed=3", "propagation.context=2"])
     method = snapshots.build(config)

@@ -267,7 +267,9 @@ def test_working_size(height, width, changes, expected):
     assert working_size(height, width, replace(INO, **changes)) == expected
 
 
-def test_a_frame_too_small_to_work_on_is_refused():
+def test_what_leaves_no_working_size_is_refused():
+    with pytest.raises(UserError, match="propagation.multiple = null: .*propagation_on"):
+        working_size(100, 100, replace(INO, multiple=None))
     with pytest.raises(UserError, match="100x5 pixels.*multiple = 8"):
         working_size(5, 100, INO)
 

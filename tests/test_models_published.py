@@ -65,7 +65,8 @@ def test_ino_checkpoint(ino_file, inference, prefix):
     path, content = ino_file()
     method, config = snapshots.restore(path, overrides=[f"method.inference={inference}"])
     assert method.keys[0] == "block7" and not method.training
-    assert (config.propagation.radius, config.protocol("ytvos").radius) == (40, 50)
+    davis, ytvos = (config.propagation_on(dataset, method.cell_px("block7")) for dataset in ("davis", "ytvos"))
+    assert (davis.radius, davis.multiple) == (40, 8) and (ytvos.radius, ytvos.multiple) == (50, 8)
     backbone = Backbone("small", 8, 64)
     backbone.load_state_dict({
         name.removeprefix(f"{prefix}backbone."): value
@@ -92,7 +93,7 @@ def test_ino_checkpoint_of_another_size(tmp_path):
     method, loaded = snapshots.restore(path)
     described = ("size", "patch", "image_px", "outputs", "head_hidden", "bottleneck")
     assert [getattr(loaded.method, k) for k in described] == [getattr(config, k) for k in described]
-    assert loaded.propagation.multiple == loaded.protocol("ytvos").multiple == 16
+    assert method.cell_px("block7") == 16
     assert all(torch.equal(value, own[name]) for name, value in method.state_dict().items())
 
 
@@ -123,13 +124,16 @@ def test_dino_checkpoint(dino_state, tmp_path, layout):
     torch.save(content, path)
     method, config = snapshots.restore(path)
     assert (config.method.image_px, config.method.outputs, method.keys[0]) == (224, None, "block12")
-    p = config.protocol("ytvos")
-    assert p is config.propagation
+    p = config.propagation_on("ytvos", 8)
+    assert config.protocol == "DINO" and p == config.propagation_on("davis", 8) and p.multiple == 8
     assert (p.window, p.radius, p.context, p.temperature, p.top_k) == ("square", 12, 7, 0.1, 5)
     backbone = Backbone("small", 8, 224, mask_token=False)
     backbone.load_state_dict(dino_state)
     same_features(method, backbone, 12)
     assert snapshots.restore(path, overrides=["propagation.radius=9"])[1].propagation.radius == 9
+    other = snapshots.restore(path, overrides=["protocol=INO", "propagation.radius=9"])[1]
+    assert (other.protocol, other.propagation.radius, other.propagation_ytvos.radius) == ("INO", 9, 50)
+    assert other.method.feature_block == 12
     with pytest.raises(UserError, match="method.outputs = null"):
         method({}, None)
     with pytest.raises(UserError, match="method.inference"):

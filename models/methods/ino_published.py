@@ -7,8 +7,8 @@ from models.backbones.vit import SIZES
 
 PUBLISHED_CONFIG = "charades.yaml"
 
-# DINO was evaluated by its last block, with a smaller window and a shorter memory than INO.
-DINO_PROTOCOL = ("method.feature_block=12", "propagation.radius=12", "propagation.context=7", "propagation_ytvos=null")
+# A backbone alone, of which DINO's authors evaluate the last block.
+DINO = ("protocol=DINO", "method.outputs=null", "method.feature_block=12")
 
 
 def published(content):
@@ -26,7 +26,7 @@ def published(content):
         return None
     backbone.pop("mask_token", None)
     state = {f"student.backbone.{name}": value for name, value in backbone.items()}
-    return state, (*_shape(backbone), "method.outputs=null", *DINO_PROTOCOL)
+    return state, (*_shape(backbone), *DINO)
 
 
 def _ino(student, teacher, content):
@@ -41,8 +41,7 @@ def _ino(student, teacher, content):
         centre = _plain(content.get(theirs)).get("0.center")
         state[ours] = torch.zeros(len(outputs)) if centre is None else centre.flatten()
     head = {"outputs": outputs.shape[0], "head_hidden": hidden.shape[0], "bottleneck": outputs.shape[1]}
-    shape = (*_shape(_backbone(student)), *(f"method.{key}={value}" for key, value in head.items()))
-    return state, (*shape, f"propagation_ytvos.multiple={_backbone(student)['patch_embed.proj.weight'].shape[-1]}")
+    return state, (*_shape(_backbone(student)), *(f"method.{key}={value}" for key, value in head.items()))
 
 
 def _plain(network):
@@ -70,4 +69,4 @@ def _shape(backbone):
             f"12 blocks, patches of 8 or 16 px and a size among {known}"
         )
     shape = {"size": sizes[0], "patch": patch, "image_px": side * patch}
-    return (*(f"method.{key}={value}" for key, value in shape.items()), f"propagation.multiple={patch}")
+    return tuple(f"method.{key}={value}" for key, value in shape.items())
