@@ -1,12 +1,13 @@
-"""How much faster is the windowed propagation of one frame than the dense one, and how far apart are they?
+"""How much faster is the propagation of one frame than the dense computation, and how far apart are they?
 
     python benchmarks/propagation.py [--davis DIR] [--threads 2] [--repeats 1] [--geometry dul ino]
 
 Steady state at 480x854, in DUL's geometry (60x107 cells, D 512, 21 frames, disc 12, open reference, top 10)
-and INO's (60x106, D 384, 11 frames, square 40, top 5).  Two ways take turns:
+and INO's (60x106, D 384, 11 frames, square 40, top 5).  The ways take turns:
     dense     the plain computation, every cell against every cell in chunks of queries: an affinity of all
               candidates by queries, the window added as 0 or -inf, top-k down the candidates
-    windowed  the engine, one Python thread a core
+    windowed  the engine in float32, one Python thread a core
+    int8      the engine where 8-bit products find the candidates; preparing the frame counts
 Each run is a process of its own, so that its peak memory is its own.  CPU seconds are those of all threads: less
 moved by a busy machine.  Features: with --davis, frames of a sequence in DAVIS layout through an untrained
 ResNet-18 of stride 8; otherwise made, smooth in space and time.
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.errors import UserError, reported  # noqa: E402
 from core.schema import Propagation  # noqa: E402
-from labelprop import windowed  # noqa: E402
+from labelprop import backends, windowed  # noqa: E402
 
 GEOMETRIES = {  # name -> (h, w, D, frames besides the query, configuration)
     "dul": (60, 107, 512, 21, Propagation("disc", 12, False, 0.05, 10, 20, True)),
@@ -60,14 +61,22 @@ def outside_window(first, h, w, cfg):
     return dy**2 + dx**2 >= cfg.radius**2 if cfg.window == "disc" else torch.maximum(dy, dx) > cfg.radius
 
 
-def tiled(query_hwD, keys_NhwD, labels_NhwM, cfg):
-    """The engine as a video uses it: features channels last, one tensor a frame.  Returns [hw,M]."""
-    reference, *context = keys_NhwD
-    ((weights, cells),) = windowed.match(query_hwD, context, [windowed.Group(reference, len(context))], cfg)
-    return windowed.vote(weights, cells, [labels.flatten(0, 1) for labels in labels_NhwM])
+def engine(way, keys_NhwD, cfg):
+    """The engine as a video uses it, its context prepared: a function of query and labels, as dense without keys."""
+    if way == "dense":
+        return lambda query, labels: dense(query, keys_NhwD, labels, cfg)
+    module = backends.BACKENDS[way]
+    reference, *context = backends.prepared(list(keys_NhwD), module)
+
+    def propagate(query_hwD, labels_NhwM):
+        query, groups = module.prepare(query_hwD, reference), [windowed.Group(reference, len(context))]
+        labels = [labels.flatten(0, 1) for labels in labels_NhwM]
+        return backends.propagate_groups(query, context, groups, [labels], cfg, module)[0]
+
+    return propagate
 
 
-WAYS = {"dense": dense, "windowed": tiled}
+WAYS = "dense", "windowed", "int8"
 
 
 def made_features(count, h, w, D):
@@ -117,10 +126,11 @@ def one_run(way, name, folder, threads):
     frames, labels = torch.load(folder / f"{name}.pt", weights_only=True)
     *_, cfg = GEOMETRIES[name]
     torch.mm(torch.randn(512, 512), torch.randn(512, 512))  # threads and libraries stand before the clock starts
+    propagate = engine(way, frames[:-1], cfg)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = status_mib("VmRSS")
     wall, cpu = time.perf_counter(), time.process_time()
-    masks = WAYS[way](frames[-1], frames[:-1], labels, cfg)
+    masks = propagate(frames[-1], labels)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(wall, cpu, status_mib("VmHWM") - before)
     torch.save(masks, folder / f"{name}_{way}.out")
@@ -133,7 +143,7 @@ def status_mib(key):
 
 
 def compare(name, args, folder):
-    """Alternated runs of one geometry, printed as two rows of the table."""
+    """Alternated runs of one geometry, printed as rows of the table."""
     h, w, D, N, cfg = GEOMETRIES[name]
     frames = real_features(N + 1, h, w, D, args.davis) if args.davis else made_features(N + 1, h, w, D)
     torch.save((frames.contiguous(), made_labels(N, h, w)), folder / f"{name}.pt")

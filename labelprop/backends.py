@@ -5,21 +5,22 @@ Legend: N frames (0 = the reference), M channels, D feature dimensions, h w cell
 
 import torch
 
+from core.devices import fast_int8
 from core.errors import UserError
-from labelprop import reference, windowed
+from labelprop import int8, reference, windowed
 
-BACKENDS = {"reference": reference, "windowed": windowed}
+BACKENDS = {"int8": int8, "reference": reference, "windowed": windowed}
 
 
-def choose(backend, device):
-    """The module that computes it on a device.  Raises UserError for an unknown name.
+def choose(backend, features):
+    """The module that computes it for such features.  Raises UserError for an unknown name.
 
     Each has prepare(features [h,w,D], first) -> a frame in the form that it wants, made once a frame, `first`
     being the video's first frame so prepared (None for itself); and match(query, context, groups, cfg) of such
     frames, as windowed.match has it.
     """
     if backend == "auto":
-        return windowed
+        return int8 if features.dtype == torch.float32 and fast_int8(features.device) else windowed
     if backend not in BACKENDS:
         raise UserError(f"backend = {backend!r}: must be one of auto, {', '.join(sorted(BACKENDS))}")
     return BACKENDS[backend]
@@ -30,10 +31,11 @@ def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg, backend="auto"):
     """Soft masks of a frame from those of other frames.
 
     query [D,h,w], keys [N,D,h,w]: features, unit norm over D; keys[0] is the reference frame.  labels
-    [N,M,h,w]: soft masks of the same frames.  cfg: core.schema.Propagation.  backend: "auto", "windowed" or
-    "reference" (dense, for small grids).  Returns [M,h,w].  Raises UserError for an unknown backend.
+    [N,M,h,w]: soft masks of the same frames.  cfg: core.schema.Propagation.  backend: "auto" (the
+    fastest here), "int8" (float32, CPU), "windowed" (any) or "reference" (dense, for small grids).  Returns [M,h,w].
+    Raises UserError for an unknown backend.
     """
-    module = choose(backend, query_Dhw.device)
+    module = choose(backend, query_Dhw)
     (D, h, w), N, M = query_Dhw.shape, len(keys_NDhw), labels_NMhw.shape[1]
     if keys_NDhw.shape != (N, D, h, w) or labels_NMhw.shape != (N, M, h, w) or N == 0:
         shapes = [tuple(x.shape) for x in (query_Dhw, keys_NDhw, labels_NMhw)]

@@ -48,7 +48,7 @@ class Context:
         the background first in the first call that gives any.
         """
         _, h, w = features_Dhw.shape
-        module = choose(self.backend, features_Dhw.device)
+        module = choose(self.backend, features_Dhw)
         frame = module.prepare(features_Dhw.permute(1, 2, 0).contiguous(), self.first)
         self.first = frame if self.first is None else self.first
         masks = self._predict(frame, module) if self.births else None

@@ -61,7 +61,7 @@ def match(query, context, groups, cfg):
         for tile in queue:
             scratch = _match_tile(query, context, groups, cfg, tile, found, scratch)
 
-    _on_all_cores(work, tiles, query.device)
+    on_all_cores(work, tiles, query.device)
     return [(weights.flatten(0, 1), cells.flatten(0, 1)) for weights, cells in found]
 
 
@@ -83,11 +83,11 @@ def _match_tile(query, context, groups, cfg, tile, found, scratch):
     """Fills the rows of `found` that belong to one tile.  Returns the scratch memory, grown if need be."""
     h, w, D = query.shape
     (top, bottom), (left, right) = tile
-    reach = _reach(cfg)
-    y0, y1 = max(0, top - reach), min(h, bottom + reach)
-    x0, x1 = max(0, left - reach), min(w, right + reach)
+    far = reach(cfg)
+    y0, y1 = max(0, top - far), min(h, bottom + far)
+    x0, x1 = max(0, left - far), min(w, right + far)
     queries_DQ = query[top:bottom, left:right].reshape(-1, D).T
-    outside_PQ = _outside_window(tile, (y0, y1), (x0, x1), cfg, query.device)
+    outside_PQ = outside_window(tile, (y0, y1), (x0, x1), cfg, query.device)
     slots, size = len(context) + 1, (y1 - y0) * (x1 - x0) * queries_DQ.shape[1]
     if scratch.numel() < slots * size:
         scratch = query.new_empty(slots * size)
@@ -117,7 +117,7 @@ def _match_tile(query, context, groups, cfg, tile, found, scratch):
             chosen.append((best, (frame * h + y) * w + x))
         best, cell = _merge(chosen, cfg.top_k)
         shape = (bottom - top, right - left, -1)
-        weight = _weights(best, cell // (h * w) == 1, group.copies, cfg)
+        weight = weights_of(best, cell // (h * w) == 1, group.copies, cfg)
         weights[top:bottom, left:right, : len(best)] = weight.T.reshape(shape)
         cells[top:bottom, left:right, : len(best)] = cell.T.reshape(shape)
     return scratch
@@ -144,7 +144,7 @@ def _merge(chosen, k):
     return values, cells.gather(0, order)
 
 
-def _weights(values_kQ, is_oldest_kQ, copies, cfg):
+def weights_of(values_kQ, is_oldest_kQ, copies, cfg):
     """Softmax over the kept similarities, sorted downwards; copies of the oldest frame fill places of the top_k."""
     weights = ((values_kQ - values_kQ[:1]) / cfg.temperature).exp()
     if copies > 1:
@@ -154,12 +154,12 @@ def _weights(values_kQ, is_oldest_kQ, copies, cfg):
     return weights / weights.sum(0)
 
 
-def _reach(cfg):
+def reach(cfg):
     """Cells between a query and the farthest key of its window, along one axis."""
     return cfg.radius - 1 if cfg.window == "disc" else cfg.radius
 
 
-def _outside_window(tile, rows, columns, cfg, device):
+def outside_window(tile, rows, columns, cfg, device=None):
     """Which positions of a halo lie outside the window of which query: bool [P,Q]."""
     (dy, dx) = (
         torch.arange(*halo, device=device)[:, None] - torch.arange(*queries, device=device)
@@ -176,21 +176,21 @@ def _outside_window(tile, rows, columns, cfg, device):
 def _tiles(h, w, frames, device, cfg):
     """Cuts the grid into tiles ((top, bottom), (left, right)) of nearly the same size, bounded in memory."""
     # Measured on two CPU cores: 8 for DUL's disc, 12 for INO's square.  A GPU wants fewer, larger products.
-    side = 16 if device != "cpu" else 8 if _reach(cfg) <= 20 else 12
+    side = 16 if device != "cpu" else 8 if reach(cfg) <= 20 else 12
     budget = TILE_SCORES.get(device, TILE_SCORES["cuda"])
-    halo = lambda side: min(h, side + 2 * _reach(cfg)) * min(w, side + 2 * _reach(cfg))
+    halo = lambda side: min(h, side + 2 * reach(cfg)) * min(w, side + 2 * reach(cfg))
     while side > 1 and max(frames * halo(side), 0 if cfg.window_reference else h * w) * side**2 > budget:
         side -= 1
-    return [(rows, columns) for rows in _cuts(h, side) for columns in _cuts(w, side)]
+    return [(rows, columns) for rows in cuts(h, side) for columns in cuts(w, side)]
 
 
-def _cuts(length, side):
+def cuts(length, side):
     parts = -(-length // side)
     edges = [length * i // parts for i in range(parts + 1)]
     return list(zip(edges, edges[1:]))
 
 
-def _on_all_cores(work, items, device):
+def on_all_cores(work, items, device):
     """work(queue) in one Python thread a core, all taking from one queue of items.
 
     Torch's own threads inside one small product give half the speed of one product per core side by side.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.schema import Propagation
-from labelprop import propagate, reference, windowed
+from labelprop import int8, propagate, reference, windowed
 
 DISC = {"window": "disc", "window_reference": False, "temperature": 0.05, "top_k": 10, "repeat_reference": True}
 SQUARE = {"window": "square", "window_reference": True, "temperature": 0.1, "top_k": 5, "repeat_reference": False}
@@ -40,7 +40,7 @@ def square_of(arrays):
     return protocol(SQUARE, radius=int(arrays["neigh"]), temperature=float(arrays["temp"]), top_k=int(arrays["topk"]))
 
 
-@pytest.mark.parametrize("backend", ["reference", "windowed"])
+@pytest.mark.parametrize("backend", ["reference", "windowed", "int8"])
 @pytest.mark.parametrize("name", ["rand_c1", "rand_c2", "rand_c5", "real_c3", "dup_context"])
 def test_dul_frame_is_the_published_one(golden, name, backend):
     arrays = golden(f"g1_{name}")
@@ -48,7 +48,7 @@ def test_dul_frame_is_the_published_one(golden, name, backend):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", ["reference", "windowed"])
+@pytest.mark.parametrize("backend", ["reference", "windowed", "int8"])
 @pytest.mark.parametrize("name", ["rand_c1", "rand_c3"])
 def test_ino_frame_is_the_published_one(golden, name, backend):
     arrays = golden(f"g2_{name}")
@@ -65,7 +65,7 @@ def test_full_size_frames_are_the_published_ones(golden):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", ["reference", "windowed"])
+@pytest.mark.parametrize("backend", ["reference", "windowed", "int8"])
 def test_ties_move_only_what_they_can(golden, backend):
     """Of the candidates that tie at the k-th place any may be kept: the output lies between the extremes."""
     arrays = golden("g2_ties_c2")
@@ -113,9 +113,8 @@ def test_the_closed_disc_holds_the_cells_at_its_radius():
     assert (inside & ~open_disc).sum() == 12  # (5,0), (4,3), (3,4) and their mirror images
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_windowed_is_the_definition(seed):
-    """Random sizes and geometries, in float64, where only a wrong choice could make a difference."""
+def random_case(seed, dtype):
+    """Frames of random size and a random protocol."""
     rng = np.random.default_rng(seed)
     h, w, N, M = (int(rng.integers(1, high)) for high in (30, 34, 6, 7))
     D = int(rng.integers(2, 20))  # in one dimension all unit features tie
@@ -128,18 +127,58 @@ def test_windowed_is_the_definition(seed):
         context=5,
         repeat_reference=bool(rng.integers(2)),
     )
-    arrays = made(seed, N, M, D, h, w)
-    ours, truth = propagate(*arrays, cfg, "windowed"), propagate(*arrays, cfg, "reference")
-    assert ours.shape == (M, h, w)
+    return *made(seed, N, M, D, h, w, dtype), cfg
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_windowed_is_the_definition(seed):
+    """In float64, where only a wrong choice could make a difference."""
+    case = random_case(seed, torch.float64)
+    ours, truth = propagate(*case, "windowed"), propagate(*case, "reference")
+    assert ours.shape == case[2].shape[1:]
     torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("more", [(22, 40), (0, 0)], ids=["as it is", "nearly all in doubt"])
+@pytest.mark.parametrize("seed", range(20))
+def test_int8_is_the_definition(seed, more, monkeypatch):
+    """Also where almost no candidate is computed before it is known to be needed."""
+    monkeypatch.setattr(int8, "POSITIONS", more[0])
+    monkeypatch.setattr(int8, "CANDIDATES", more[1])
+    case = random_case(seed, torch.float32)
+    torch.testing.assert_close(propagate(*case, "int8"), propagate(*case, "reference"), rtol=0, atol=5e-6)
+
+
+def test_int8_needs_its_doubt(monkeypatch):
+    """Without it, candidates that rounding put in the wrong order are lost: the test above can fail."""
+    case = *made(1, 4, 3, 64, 20, 24, torch.float32), protocol(DISC, radius=5)
+    truth = propagate(*case, "reference")
+    monkeypatch.setattr(int8, "POSITIONS", 0)
+    monkeypatch.setattr(int8, "CANDIDATES", 0)
+    torch.testing.assert_close(propagate(*case, "int8"), truth, rtol=0, atol=5e-6)
+    monkeypatch.setattr(int8, "DOUBT", -8.0)
+    assert (propagate(*case, "int8") - truth).abs().max() > 1e-3
+
+
+def test_int8_error_is_within_what_it_allows_for():
+    """The largest error of some million pairs stays below DOUBT sigmas, and is not far smaller either."""
+    features = F.normalize(torch.randn(2, 40, 50, 96, generator=torch.Generator().manual_seed(0)).relu() ** 2, dim=-1)
+    key, query = int8.prepare(features[0], None), None
+    query = int8.prepare(features[1], key)
+    tile = int8._tile(query, ((0, 12), (0, 12)), (float(key.scales.max()), float(key.norms.max())))
+    parts = (part.flatten(0, 1) for part in (key.codes, key.scales, key.offsets))
+    ours = int8._product(*parts, tile, {}, "test") * tile.scale + tile.shift
+    sigmas = (ours - key.features.flatten(0, 1) @ tile.features).abs() / tile.doubt * int8.DOUBT
+    assert 2 < sigmas.max() < int8.DOUBT
+
+
+@pytest.mark.parametrize("backend", ["windowed", "int8"])
 @pytest.mark.parametrize("base", [DISC, SQUARE])
 @pytest.mark.parametrize("h, w, N", [(1, 1, 1), (1, 1, 4), (1, 9, 2), (5, 2, 1), (2, 3, 3)])
-def test_more_wanted_than_there_are(base, h, w, N):
+def test_more_wanted_than_there_are(base, h, w, N, backend):
     cfg = protocol(base, radius=1, top_k=50)
-    arrays = made(3, N, 3, 1, h, w)
-    torch.testing.assert_close(propagate(*arrays, cfg, "windowed"), propagate(*arrays, cfg, "reference"))
+    arrays = made(3, N, 3, 1, h, w, torch.float32)
+    torch.testing.assert_close(propagate(*arrays, cfg, backend), propagate(*arrays, cfg, "reference"))
 
 
 def test_square_of_radius_0_sees_its_own_place_alone():
@@ -148,22 +187,24 @@ def test_square_of_radius_0_sees_its_own_place_alone():
     torch.testing.assert_close(ours, labels[0])
 
 
-def test_error_of_float32_is_rounding():
+@pytest.mark.parametrize("backend", ["windowed", "int8"])
+def test_error_of_float32_is_rounding(backend):
     cfg = protocol(DISC, radius=5)
     arrays = made(1, 4, 3, 64, 20, 24)
     truth = propagate(*arrays, cfg, "reference")
-    ours = propagate(*(x.float() for x in arrays), cfg, "windowed")
+    ours = propagate(*(x.float() for x in arrays), cfg, backend)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), truth, rtol=0, atol=1e-5)
 
 
-def test_one_and_two_threads_agree_and_leave_the_setting_alone():
+@pytest.mark.parametrize("backend", ["windowed", "int8"])
+def test_one_and_two_threads_agree_and_leave_the_setting_alone(backend):
     cfg = protocol(DISC, radius=5)
     arrays = made(2, 3, 2, 16, 30, 30, torch.float32)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(propagate(*arrays, cfg, "windowed"))
+        results.append(propagate(*arrays, cfg, backend))
         assert torch.get_num_threads() == threads
     torch.testing.assert_close(*results, rtol=0, atol=1e-6)
 
@@ -195,7 +236,7 @@ def test_many_objects_pass_a_few_at_a_time():
 
 def test_unknown_backend_and_wrong_shapes_are_named():
     query, keys, labels = made(0, 2, 2, 4, 5, 6)
-    with pytest.raises(UserError, match="backend = 'fast'.*reference, windowed"):
+    with pytest.raises(UserError, match="backend = 'fast'.*auto, int8, reference, windowed"):
         propagate(query, keys, labels, protocol(DISC), backend="fast")
     with pytest.raises(ValueError, match=r"\(2, 2, 5, 5\)"):
         propagate(query, keys, labels[..., :5], protocol(DISC))

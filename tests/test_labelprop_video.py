@@ -52,7 +52,7 @@ def replay(arrays, cfg, backend="auto"):
     return given, np.stack(list(segment_video(frames, given, lambda _: next(features)[None], cfg, backend)))
 
 
-@pytest.mark.parametrize("backend", ["windowed", "reference"])
+@pytest.mark.parametrize("backend", ["windowed", "int8", "reference"])
 @pytest.mark.parametrize("name", ["cxt20", "cxt3", "nothing_at_t0"])
 def test_dul_clip_is_the_published_one(golden, name, backend):
     arrays = golden(f"g3_dul_{name}")
@@ -65,7 +65,7 @@ def test_dul_clip_is_the_published_one(golden, name, backend):
     np.testing.assert_array_equal(ids[1:], arrays["ids"][1:])
 
 
-@pytest.mark.parametrize("backend", ["windowed", "reference"])
+@pytest.mark.parametrize("backend", ["windowed", "int8", "reference"])
 @pytest.mark.parametrize("name", ["last10", "last3_w132", "late_t2_t5"])
 def test_ino_clip_is_the_published_one(golden, name, backend):
     arrays = golden(f"g3_ino_{name}")
