@@ -25,7 +25,7 @@ from labelprop import windowed
 DOUBT = 8.0
 #: positions, and candidates in them, that are looked at more closely, beyond top_k
 POSITIONS, CANDIDATES = 22, 40
-#: queries along one side of a tile
+#: queries along one side of a tile, where memory allows
 SIDE = 12
 #: cells of an open reference that are looked at together
 TOGETHER = 8
@@ -115,13 +115,14 @@ def match(query, context, groups, cfg):
     frames = [*context, *(group.reference for group in groups)]
     widest = [max(float(getattr(frame, name).max()) for frame in frames) for name in ("scales", "norms")]
     reach = windowed.reach(cfg)
+    side = windowed.tile_side(SIDE, h, w, max(1, len(slots)), "cpu", cfg)
 
     def work(queue):
         scratch = {}
         for left, right in queue:
             columns = max(0, left - reach), min(w, right + reach)
             band = _stacked(slots, columns) if slots else None
-            for top, bottom in windowed.cuts(h, SIDE):
+            for top, bottom in windowed.cuts(h, side):
                 area = (top, bottom), (left, right)
                 rows = max(0, top - reach), min(h, bottom + reach)
                 tile = _tile(query, area, widest)
@@ -143,7 +144,7 @@ def match(query, context, groups, cfg):
                         shape = (bottom - top, right - left, -1)
                         out[top:bottom, left:right, : len(values)] = values.T.reshape(shape)
 
-    windowed.on_all_cores(work, windowed.cuts(w, SIDE), query.features.device)
+    windowed.on_all_cores(work, windowed.cuts(w, side), query.features.device)
     return [(weights.flatten(0, 1), cells.flatten(0, 1)) for weights, cells in found]
 
 

@@ -174,14 +174,19 @@ def outside_window(tile, rows, columns, cfg, device=None):
 
 
 def _tiles(h, w, frames, device, cfg):
-    """Cuts the grid into tiles ((top, bottom), (left, right)) of nearly the same size, bounded in memory."""
+    """Cuts the grid into tiles ((top, bottom), (left, right)) of nearly the same size."""
     # Measured on two CPU cores: 8 for DUL's disc, 12 for INO's square.  A GPU wants fewer, larger products.
-    side = 16 if device != "cpu" else 8 if reach(cfg) <= 20 else 12
+    side = tile_side(16 if device != "cpu" else 8 if reach(cfg) <= 20 else 12, h, w, frames, device, cfg)
+    return [(rows, columns) for rows in cuts(h, side) for columns in cuts(w, side)]
+
+
+def tile_side(side, h, w, frames, device, cfg):
+    """The side of a tile in cells, as wanted or smaller where its scores would take more memory than TILE_SCORES."""
     budget = TILE_SCORES.get(device, TILE_SCORES["cuda"])
     halo = lambda side: min(h, side + 2 * reach(cfg)) * min(w, side + 2 * reach(cfg))
     while side > 1 and max(frames * halo(side), 0 if cfg.window_reference else h * w) * side**2 > budget:
         side -= 1
-    return [(rows, columns) for rows in cuts(h, side) for columns in cuts(w, side)]
+    return side
 
 
 def cuts(length, side):

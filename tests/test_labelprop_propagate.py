@@ -218,14 +218,15 @@ def test_runs_inside_inference_mode_and_leaves_no_graph():
         torch.testing.assert_close(propagate(query, keys, labels, cfg), plain)
 
 
-def test_memory_of_a_tile_is_bounded(monkeypatch):
+@pytest.mark.parametrize("backend", ["windowed", "int8"])
+def test_memory_of_a_tile_is_bounded(backend, monkeypatch):
     cfg = protocol(SQUARE, radius=9)
-    arrays = made(4, 3, 2, 8, 21, 23)
-    whole = propagate(*arrays, cfg, "windowed")
+    arrays = made(4, 3, 2, 8, 21, 23, torch.float32)
+    whole = propagate(*arrays, cfg, backend)
     monkeypatch.setitem(windowed.TILE_SCORES, "cpu", 3 * 21 * 23 * 4)
-    tiles = windowed._tiles(21, 23, 3, "cpu", cfg)
-    assert max((b - a) * (d - c) for (a, b), (c, d) in tiles) <= 4
-    torch.testing.assert_close(propagate(*arrays, cfg, "windowed"), whole)
+    assert windowed.tile_side(12, 21, 23, 3, "cpu", cfg) == 2
+    assert max((b - a) * (d - c) for (a, b), (c, d) in windowed._tiles(21, 23, 3, "cpu", cfg)) <= 4
+    torch.testing.assert_close(propagate(*arrays, cfg, backend), whole)
 
 
 def test_many_objects_pass_a_few_at_a_time():
