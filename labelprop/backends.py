@@ -3,6 +3,8 @@
 Legend: N frames (0 = the reference), M channels, D feature dimensions, h w cells of the feature grid.
 """
 
+import warnings
+
 import torch
 
 from core.devices import fast_int8
@@ -13,17 +15,35 @@ BACKENDS = {"int8": int8, "reference": reference, "windowed": windowed}
 
 
 def choose(backend, features):
-    """The module that computes it for such features.  Raises UserError for an unknown name.
+    """The module that computes it for such features.  Raises UserError for one that is unknown or cannot run.
 
     Each has prepare(features [h,w,D], first) -> a frame in the form that it wants, made once a frame, `first`
     being the video's first frame so prepared (None for itself); and match(query, context, groups, cfg) of such
     frames, as windowed.match has it.
     """
-    if backend == "auto":
-        return int8 if features.dtype == torch.float32 and fast_int8(features.device) else windowed
-    if backend not in BACKENDS:
-        raise UserError(f"backend = {backend!r}: must be one of auto, {', '.join(sorted(BACKENDS))}")
-    return BACKENDS[backend]
+    if backend in BACKENDS:
+        return BACKENDS[backend]
+    if backend not in ("auto", "triton"):
+        raise UserError(f"backend = {backend!r}: must be one of auto, {', '.join(sorted([*BACKENDS, 'triton']))}")
+    device, suits = features.device, features.dtype == torch.float32
+    if backend == "auto" and (device.type == "cpu" or not suits):
+        return int8 if suits and fast_int8(device) else windowed
+    kernels, obstacle = _triton(device)
+    if obstacle is None:
+        return kernels
+    if backend == "triton":
+        raise UserError(f"backend = 'triton' on {device}: {obstacle}; 'auto' takes what runs")
+    warnings.warn(f"label propagation goes the slower way on {device}: {obstacle}", stacklevel=2)
+    return windowed
+
+
+def _triton(device):
+    """The module of the Triton kernels, and what keeps it from running on a device, if anything."""
+    try:
+        from labelprop import triton_backend
+    except ImportError as error:
+        return None, f"it needs the package triton ({error})"
+    return triton_backend, triton_backend.obstacle(device)
 
 
 @torch.no_grad()
@@ -31,9 +51,9 @@ def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg, backend="auto"):
     """Soft masks of a frame from those of other frames.
 
     query [D,h,w], keys [N,D,h,w]: features, unit norm over D; keys[0] is the reference frame.  labels
-    [N,M,h,w]: soft masks of the same frames.  cfg: core.schema.Propagation.  backend: "auto" (the
-    fastest here), "int8" (float32, CPU), "windowed" (any) or "reference" (dense, for small grids).  Returns [M,h,w].
-    Raises UserError for an unknown backend.
+    [N,M,h,w]: soft masks of the same frames.  cfg: core.schema.Propagation.  backend: "auto" (the fastest here), "int8"
+    (float32, CPU), "triton" (float32, GPU of compute capability 8.0 or higher), "windowed" (any) or "reference" (dense,
+    for small grids).  Returns [M,h,w].  Raises UserError for a backend that is unknown or cannot run.
     """
     module = choose(backend, query_Dhw)
     (D, h, w), N, M = query_Dhw.shape, len(keys_NDhw), labels_NMhw.shape[1]

@@ -237,7 +237,7 @@ def test_many_objects_pass_a_few_at_a_time():
 
 def test_unknown_backend_and_wrong_shapes_are_named():
     query, keys, labels = made(0, 2, 2, 4, 5, 6)
-    with pytest.raises(UserError, match="backend = 'fast'.*auto, int8, reference, windowed"):
+    with pytest.raises(UserError, match="backend = 'fast'.*auto, int8, reference, triton, windowed"):
         propagate(query, keys, labels, protocol(DISC), backend="fast")
     with pytest.raises(ValueError, match=r"\(2, 2, 5, 5\)"):
         propagate(query, keys, labels[..., :5], protocol(DISC))
