@@ -25,7 +25,8 @@ from models import snapshots
 def parse():
     parser = argparse.ArgumentParser(description="Propagate given masks through videos.")
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="PATH|untrained", help="ours, or a snapshot the authors published")
+    add("--checkpoint", required=True, metavar="PATH|timm:NAME|untrained",
+        help="ours, a snapshot the authors published, or a network of timm (timm:NAME@FILE: its weights in a file)")
     add("--config", metavar="FILE", help="instead of the configuration in the checkpoint; needed for untrained")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))

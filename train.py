@@ -26,6 +26,7 @@ from core.errors import UserError, reported
 from core.evaluation import davis
 from core.logbook import Logbook
 from core.run import NotFinite, Run
+from core.schema import RunConfig
 from datasets import vos_sequences
 from datasets.clip import ClipDataset, ClipLoader
 from labelprop import runner
@@ -263,6 +264,8 @@ def start_point(args, folder):
 def main():
     args = parse()
     config = configuration.load(args.config, args.overrides)
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{args.config}: method {config.method.name} serves inference alone; see infer_vos.py")
     folder = Path(args.run_dir or Path("runs") / Path(args.config).stem / "default")
     device = distributed.start(pick(args.device))
     first = start_point(args, folder)

@@ -15,13 +15,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
-def normalise(frames):
-    """ImageNet normalisation.  frames [..,3,H,W]: floats in [0, 1], or uint8.  Returns new floats, contiguous."""
+def normalise(frames, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    """(frames - mean) / std per channel.  frames [..,3,H,W]: floats in [0, 1], or uint8.  New floats, contiguous."""
     scale = 255.0 if frames.dtype == torch.uint8 else 1.0
     kind = torch.float32 if frames.dtype == torch.uint8 else frames.dtype
     frames = frames.to(kind, memory_format=torch.contiguous_format, copy=True)
-    mean = scale * frames.new_tensor(IMAGENET_MEAN)[:, None, None]
-    std = scale * frames.new_tensor(IMAGENET_STD)[:, None, None]
+    mean, std = (scale * frames.new_tensor(values)[:, None, None] for values in (mean, std))
     return frames.sub_(mean).div_(std)
 
 

@@ -22,14 +22,20 @@ def save(path, state):
 
 
 def load(path):
-    """The state in a checkpoint file, on the CPU, by weights_only=True.
+    """The state in a checkpoint file, on the CPU, by weights_only=True; of .safetensors, the tensors by name.
 
     Raises UserError where the file is missing, broken, or needs code to be run.
     """
     try:
+        if str(path).endswith(".safetensors"):
+            from safetensors.torch import load_file  # comes with timm
+
+            return load_file(path)
         # Published checkpoints keep their command line; a Namespace holds values and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise UserError(f"{path}: needs a package: python -m pip install safetensors") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except IsADirectoryError:

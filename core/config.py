@@ -15,7 +15,7 @@ import yaml
 
 from core import components
 from core.errors import UserError
-from core.schema import RunConfig
+from core.schema import InferenceConfig, RunConfig
 from core.suggest import suggestion
 
 PROTOCOLS = components.ROOT / "configs" / "protocols"
@@ -23,7 +23,10 @@ _SECTIONS = [field.name for field in dataclasses.fields(RunConfig)]
 
 
 def load(path, overrides=()):
-    """The RunConfig of a YAML file, after `section.key=value` overrides."""
+    """The RunConfig of a YAML file, after `section.key=value` overrides.
+
+    A method without Views is not trained: its configuration is an InferenceConfig.
+    """
     return from_dict(read_yaml(path), overrides, source=str(path))
 
 
@@ -58,16 +61,17 @@ def read_yaml(path):
 
 
 def from_dict(mapping, overrides=(), source="configuration"):
-    """A nested mapping (as YAML or a checkpoint holds it) -> RunConfig; `source` stands in messages."""
+    """As load, from a nested mapping as YAML or a checkpoint holds it; `source` stands in messages."""
     try:
         mapping = _with_protocol(_override(mapping, overrides))
-        return _build(RunConfig, mapping, "")
+        trains = hasattr(_method(mapping.get("method")), "Views")
+        return _build(RunConfig if trains else InferenceConfig, mapping, "")
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 
 
 def to_dict(config):
-    """RunConfig -> plain dicts, lists and scalars, which from_dict turns into an equal RunConfig."""
+    """A configuration -> plain dicts, lists and scalars, which from_dict turns into an equal one."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -144,7 +148,7 @@ def _value(kind, value, key):
     """value as the annotated type `kind`, or UserError."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is typing.Any:
-        return _build(_method_config(value), value, key)
+        return _build(_method(value).Config, value, key)
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, key)
     if origin in (typing.Union, types.UnionType):
@@ -166,10 +170,11 @@ def _value(kind, value, key):
     return _scalar(kind, value, key)
 
 
-def _method_config(section):
+def _method(section):
+    """The module of the method that a `method` section names."""
     if not isinstance(section, dict) or "name" not in section:
         raise UserError(f"method.name: missing; there are: {', '.join(components.names('method'))}")
-    return components.load("method", section["name"]).Config
+    return components.load("method", section["name"])
 
 
 def _scalar(kind, value, key):

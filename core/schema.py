@@ -152,7 +152,7 @@ class Propagation:
     "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO).
     min_max: every channel stretched to [0, 1] before the argmax ("grid" only).
     short_side: frames resized to this short side first, or null = native.  multiple: both sides rounded
-    down to a multiple, null = of the network's cells (see RunConfig.propagation_on).
+    down to a multiple, null = of the network's cells (see InferenceConfig.propagation_on).
     hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
     """
 
@@ -220,9 +220,9 @@ class Log:
             check(name, getattr(self, name) >= 1, "1 or more")
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """One run: every section of one YAML file.  `method` is the Config of models/methods/<method.name>.py.
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """What it takes to use a network.  `method` is the Config of models/methods/<method.name>.py.
 
     propagation_ytvos: what YouTube-VOS is segmented with where that differs; null = as every other data set.
     protocol: the file of configs/protocols that these two are taken from, but for what the configuration itself
@@ -230,15 +230,9 @@ class RunConfig:
     """
 
     method: Any
-    data: Data
-    clip: Clip
-    optim: Optim
-    schedule: Schedule
-    validation: Validation
     propagation: Propagation
     propagation_ytvos: Propagation | None = None
     protocol: str | None = None
-    log: Log = field(default_factory=Log)
     seed: int = 0
 
     def __post_init__(self):
@@ -249,6 +243,18 @@ class RunConfig:
         """The Propagation of a data set by its name ("davis", "ytvos", ...), for a network with cells of cell_px."""
         chosen = (dataset == "ytvos" and self.propagation_ytvos) or self.propagation
         return chosen if chosen.multiple else replace(chosen, multiple=cell_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(InferenceConfig):
+    """One run: every section of one YAML file."""
+
+    data: Data
+    clip: Clip
+    optim: Optim
+    schedule: Schedule
+    validation: Validation
+    log: Log = field(default_factory=Log)
 
     @property
     def base_lr(self):

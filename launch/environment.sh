@@ -28,7 +28,8 @@ else
                 rm -rf .venv
                 exit 2
             }
-            .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt || exit 2
+            .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+                -r requirements.txt -r requirements-optional.txt || exit 2
         fi
         PYTHON=$PWD/.venv/bin/python
     fi

@@ -6,6 +6,8 @@ A method is one module in models/methods/ with three names:
     Views     Views(config), picklable; runs in the loader's workers
     Method    Method(config), an nn.Module
 
+One that serves inference alone has no Views, and its configuration none of the sections about training.
+
 Legend: B clips, T frames, D channels, h w feature cells.
 """
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.augment import normalise
+from core.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
 from core.errors import UserError
 
 
@@ -42,6 +44,9 @@ class Method(nn.Module):
 
     #: names that `features` accepts, the default of inference first
     keys: tuple[str, ...] = ()
+    #: what extractor normalises frames by
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     #: cells are stride x stride pixels, where all layers agree
     stride: int = 8
 
@@ -56,7 +61,7 @@ class Method(nn.Module):
         """Called after the optimiser's step (INO moves its teacher here)."""
 
     def features(self, frames, key) -> Tensor:
-        """frames [B,3,H,W], ImageNet-normalised -> [B,D,h,w], unit norm over D.  No autograd, evaluation mode."""
+        """frames [B,3,H,W], normalised -> [B,D,h,w], unit norm over D.  No autograd, evaluation mode."""
         raise NotImplementedError
 
     def cell_px(self, key) -> int:
@@ -67,7 +72,7 @@ class Method(nn.Module):
         """What labelprop calls: frames [B,3,H,W], RGB in [0,1] -> features(key).  UserError for an unknown key."""
         if key not in self.keys:
             raise UserError(f"key {key!r}: must be one of {', '.join(self.keys)} for this network")
-        return lambda frames: self.features(normalise(frames), key)
+        return lambda frames: self.features(normalise(frames, self.mean, self.std), key)
 
     @torch.no_grad()
     def pictures(self, batch) -> dict[str, Tensor]:

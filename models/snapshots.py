@@ -11,17 +11,21 @@ from core.errors import UserError
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def build(config):
-    """The method that a configuration describes, with random weights drawn from config.seed."""
+def build(config, **given):
+    """The method that a configuration describes, with random weights drawn from config.seed.
+
+    given: what a Method asks for besides its configuration.
+    """
     torch.manual_seed(config.seed)
-    return components.load("method", config.method.name).Method(config.method)
+    return components.load("method", config.method.name).Method(config.method, **given)
 
 
 def restore(source, config_path=None, overrides=()):
-    """source: "untrained", one of our checkpoints, or a snapshot published by a method's authors.
+    """source: "untrained", one of our checkpoints, a snapshot published by a method's authors, or a network of timm.
 
+    timm:NAME has the weights that timm downloads, timm:NAME@FILE those of a file.
     config_path: configuration to use instead of the one in the checkpoint; required for "untrained".
-    Returns (method in evaluation mode, RunConfig).  Weights load by name and strictly: UserError lists what
+    Returns (method in evaluation mode, its configuration).  Weights load by name and strictly: UserError lists what
     is missing or left over.
     """
     if source == "untrained":
@@ -29,6 +33,10 @@ def restore(source, config_path=None, overrides=()):
             raise UserError("--checkpoint untrained: needs --config FILE to know which network to draw")
         config = configuration.load(config_path, overrides)
         return build(config).eval(), config
+    if str(source).startswith("timm:"):
+        name, _, path = source.removeprefix("timm:").partition("@")
+        config = configuration.load(config_path or CONFIGS / "timm.yaml", (*overrides, f"method.model={name!r}"))
+        return build(config, weights=path or "pretrained").eval(), config
     content = checkpoint.load(source)
     if not isinstance(content, dict):
         raise UserError(f"{source}: holds a {type(content).__name__}, not a checkpoint")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import infer_vos
@@ -111,6 +112,33 @@ def test_protocols_are_applied_and_written_down(program, data, tmp_path):
     assert masks(tmp_path / "ino/res3_vos") != masks(tmp_path / "own/res3_vos")
     code, told = program(*own, "--protocol", "DINO")
     assert code == 2 and "another origin (differs: protocol, propagation" in told
+
+
+@pytest.mark.parametrize(
+    "model, key, cell_px, protocol",
+    [("vit_tiny_patch16_224", "block9", 16, "DINO"), ("convnext_atto", "stage2", 8, "DINOv3")],
+)
+def test_networks_of_timm(program, data, tmp_path, model, key, cell_px, protocol):
+    timm = pytest.importorskip("timm", reason="timm is optional: python -m pip install -r requirements-optional.txt")
+    common = (
+        "--dataset", "davis", "--data", data, "--device", "cpu", "--key", key, "--no-vis", "--protocol", protocol,
+        "--set", "propagation.short_side=64",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.save(timm.create_model(model, num_classes=0).state_dict(), tmp_path / "weights.pth")
+    code, told = program("--checkpoint", f"timm:{model}@{tmp_path / 'weights.pth'}", *common, "--out", tmp_path / "a")
+    assert code == 0 and "mean of 3 objects" in told and len(masks(tmp_path / f"a/{key}_vos")) == 10
+    origin = json.loads((tmp_path / f"a/{key}_origin.json").read_text())
+    assert (origin["method"]["model"], origin["protocol"]) == (model, protocol)
+    assert (origin["propagation"]["multiple"], origin["propagation"]["context"]) == (cell_px, 7)
+
+    drawn = ("--checkpoint", "untrained", "--config", ROOT / "configs/timm.yaml", "--set", f"method.model={model}")
+    assert program(*drawn, *common, "--out", tmp_path / "b")[0] == 0
+    assert masks(tmp_path / f"b/{key}_vos") == masks(tmp_path / f"a/{key}_vos")  # the seed is 0 there, too
+    code, told = program(*drawn, *common, "--out", tmp_path / "a", "--set", "seed=1")
+    assert code == 2 and "another origin (differs: weights" in told
+    code, told = program("--checkpoint", "timm:vit_tini_patch16_224", *common, "--out", tmp_path / "c")
+    assert code == 2 and "did you mean 'vit_tiny_patch16_224'" in told and not (tmp_path / "c").exists()
 
 
 def test_our_checkpoint_holds_all_that_is_needed(program, data, tmp_path):

@@ -1,0 +1,154 @@
+"""Any image network of the package timm, which is optional (requirements-optional.txt), as a source of feature maps.
+
+Legend: B images, D channels, h w cells.
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from core import checkpoint
+from core.errors import UserError
+from core.suggest import suggestion
+
+#: releases before it may run code from downloaded weights
+OLDEST = (1, 0, 26)
+#: how timm's families are told that frames come in any size
+ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+class Backbone(nn.Module):
+    """images [B,3,H,W], normalised by self.mean and self.std -> [B,D,h,w] of a layer; H, W multiples of its cells.
+
+    name: as timm lists it, with or without the tag of its weights.  weights: None = random, "pretrained" = those
+    that timm downloads, else a file.  layers: key -> (timm's index, pixels per side of a cell), the last layer
+    first: block12, block11, ... where all have the same cells, else stage4, stage3, ...
+    Raises UserError where timm, the network, its weights or its feature maps are not to be had.
+    """
+
+    def __init__(self, name, weights=None):
+        super().__init__()
+        self.name = name
+        self.network = _created(name, weights == "pretrained").eval()
+        if weights not in (None, "pretrained"):
+            _load(self.network, name, weights)
+        self.mean, self.std = (tuple(self.network.pretrained_cfg[key]) for key in ("mean", "std"))
+        self.layers = _layers(self.network, name)
+        self._try()
+
+    def forward(self, images, key):
+        """The map of layer `key`; a vision transformer's without class and register tokens, behind its last norm."""
+        index, px = self.layers[key]
+        H, W = images.shape[-2:]
+        if H % px or W % px:
+            raise UserError(f"frames of {H} x {W} px: {key} of {self.name} needs propagation.multiple = {px}")
+        try:
+            return self._map(images, index)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:  # timm checks sizes in all of these ways
+            coarse = max(px for _, px in self.layers.values())
+            raise UserError(
+                f"timm's {self.name} cannot read frames of {H} x {W} px ({_line(error)}); "
+                f"try --set propagation.multiple={coarse}"
+            ) from error
+
+    def _map(self, images, index):
+        (maps,) = self.network.forward_intermediates(
+            images, indices=[index], norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+    @torch.no_grad()
+    def _try(self):
+        """A frame that is neither square nor of the size the network was made for must give one cell every px."""
+        key, (index, px) = next(iter(self.layers.items()))
+        try:
+            found = tuple(self._map(torch.zeros(1, 3, 8 * px, 12 * px), index).shape[-2:])
+        except Exception as error:  # whatever a network of a fixed size meets
+            found = _line(error)
+        if found != (8, 12):
+            raise UserError(
+                f"timm's {self.name} does not map frames of any size to cells of {px} px (8 x 12 cells gave: {found}); "
+                "choose one that does, for example of the families vit, deit, eva, convnext, swin, resnet or regnet"
+            )
+
+
+def _library():
+    """The package timm."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"timm cannot be imported ({error}); it is optional: python -m pip install -r requirements-optional.txt"
+        ) from None
+    if tuple(int(part) for part in timm.__version__.split(".")[:3]) < OLDEST:
+        raise UserError(
+            f"timm {timm.__version__}: must be {'.'.join(map(str, OLDEST))} or newer, which loads weights without "
+            "running code; python -m pip install -U -r requirements-optional.txt"
+        )
+    return timm
+
+
+def _created(name, pretrained):
+    """The network without classifier, of any input size where timm offers that."""
+    timm = _library()
+    known = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    if name not in known:
+        raise UserError(
+            f"timm {timm.__version__} has no network {name!r}{suggestion(name, known)}; "
+            "timm.list_models('*vit_small*') lists those that there are"
+        )
+    for flags in ANY_SIZE:
+        try:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **flags)
+        except Exception as error:  # from the network and the file system, too
+            if isinstance(error, TypeError) and any(flag in str(error) for flag in flags):
+                continue
+            if not pretrained:
+                raise UserError(f"timm cannot make {name}: {_line(error)}") from error
+            raise UserError(
+                f"timm has no weights for {name} at hand: {_line(error)}; if this machine is offline, bring the file "
+                f"and name it (timm:{name}@PATH), or evaluate random weights: "
+                f"--checkpoint untrained --config configs/timm.yaml --set method.model={name}"
+            ) from error
+
+
+def _load(network, name, path):
+    """Weights from a file (.safetensors, .pth, ...), by name and strictly but for the classifier."""
+    content = checkpoint.load(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not weights by name")
+    inner = ("state_dict_ema", "model_ema", "state_dict", "model")
+    state = next((content[key] for key in inner if isinstance(content.get(key), dict)), content)
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    classifiers = network.pretrained_cfg.get("classifier") or ()
+    for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
+        for part in ("weight", "bias"):
+            state.pop(f"{classifier}.{part}", None)
+    # timm's own way from the names of a network's first authors to its own, and to its size of position embedding
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", lambda state, _: state)
+    try:
+        state = convert(state, network)
+    except Exception as error:  # it looks for what it needs, unprepared for a stranger's file
+        raise UserError(f"{path}: holds no weights of timm's {name} ({_line(error)})") from error
+    checkpoint.load_strictly(network, state, path)
+
+
+def _layers(network, name):
+    """key -> (index in timm's feature_info, pixels per side of a cell), the last first."""
+    info = getattr(network, "feature_info", None)
+    if not isinstance(info, list) or not info or not hasattr(network, "forward_intermediates"):
+        raise UserError(f"timm's {name} has no feature maps; choose another network")
+    cells = [layer["reduction"] for layer in info]
+    alike = len(set(cells)) == 1
+    # The stem is not counted: so stage1 has cells of 4 px in nearly every convolutional network.
+    kept = [(index, px) for index, px in enumerate(cells) if alike or px >= 4]
+    keys = [f"{'block' if alike else 'stage'}{n}" for n in range(1, len(kept) + 1)]
+    return dict(reversed(list(zip(keys, kept))))
+
+
+def _line(error):
+    """An exception's kind and first line."""
+    return " ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
