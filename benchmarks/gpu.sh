@@ -8,6 +8,11 @@ device=${DEVICE:-cuda}
 "$PYTHON" -m datasets.sample
 echo; echo "== the device against the CPU"
 "$PYTHON" benchmarks/devices.py --device "$device" --repeats "${REPEATS:-3}"
+echo; echo "== label propagation: the kernels' tests, then one frame by every way"
+status=0 # a failure here must not keep the rest from being measured
+"$PYTHON" -m pytest -q tests/test_labelprop_triton.py || status=1
+"$PYTHON" benchmarks/propagation_gpu.py --device "$device" --repeats "${REPEATS:-3}" \
+    $([ "$device" = cpu ] && echo --geometry dul) || status=1
 echo; echo "== a short training at the paper's size: clips/s, and the share of time that waits for data"
 run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT
@@ -17,3 +22,4 @@ trap 'rm -rf "$run"' EXIT
 echo; echo "== inference with that network on the sample set"
 "$PYTHON" infer_vos.py --checkpoint "$run/last.pth" --dataset sample --data data/sample --out "$run/masks" \
     --device "$device" --no-vis
+exit $status

@@ -65,7 +65,7 @@ def engine(way, keys_NhwD, cfg):
     """The engine as a video uses it, its context prepared: a function of query and labels, as dense without keys."""
     if way == "dense":
         return lambda query, labels: dense(query, keys_NhwD, labels, cfg)
-    module = backends.BACKENDS[way]
+    module = backends.choose(way, keys_NhwD)
     reference, *context = backends.prepared(list(keys_NhwD), module)
 
     def propagate(query_hwD, labels_NhwM):

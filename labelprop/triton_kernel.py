@@ -7,9 +7,9 @@ and stops at the certificate: no group is left that could hold a cell above the 
 `slack` at most.  Most queries stop after little more than k groups; where scores crowd within the slack the search goes
 on, if need be through all candidates.  So every query takes the same path, and the host waits for nothing.
 
-What it costs in DUL's geometry (60x107 cells, D 512, 20 frames in a disc of 12 cells and an open one): 0.17 TFLOP in
+What it costs in DUL's geometry (60x107 cells, D 512, 20 frames in a disc of 12 cells and an open one): 0.18 TFLOP in
 tiles of 128 queries by 128 cells, 0.2 ms at an H100's peak; 0.17 GB of maxima written, 0.05 ms; for a query about 12
-groups of 4 cells of 2 KB read, 0.6 GB in all, 0.1 ms from its L2 cache.
+groups of 4 cells of 2 KB read, 0.6 GB in all, 0.1 ms from its L2 cache.  Estimates: no GPU has run it yet.
 
 Legend: D feature dimensions, h w cells of the feature grid.  A slot is a frame of the context or a reference.  A chunk
 is what one product looks at: P cells of one slot, in groups of CELLS that follow one another in the grid read row by
@@ -24,6 +24,9 @@ BLOCK = tl.constexpr(64)  # features at a time: those in half precision are padd
 OUTSIDE = tl.constexpr(-4.0)  # stands for a score where there is no candidate
 LEAST = tl.constexpr(-2.0)  # below every score there is
 NONE = tl.constexpr(-(2**31))  # below every rank and key there is
+#: what changes from frame to frame, and must not make the kernels be compiled anew
+SIZES = ["first_tile", "tiles", "frames", "near_slots", "open_slots", "near_chunks", "open_chunks", "hw", "w"]
+ADDRESSES = ["halves", "fulls", "own_frames"]
 
 
 @triton.jit
@@ -47,7 +50,7 @@ def _inside(query, cell, hw, w, ROUND: tl.constexpr, LIMIT: tl.constexpr):
     return (cell < hw) & (distance <= LIMIT)
 
 
-@triton.jit(do_not_specialize=[6, 7, 8, 9, 10, 11, 12, 13])
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=ADDRESSES)
 def bound(
     halves, queries, near, filled, maxima, tops,
     first_tile, tiles, near_slots, open_slots, near_chunks, open_chunks, hw, w,
@@ -101,7 +104,7 @@ def bound(
         tl.store(tops_at + column, tl.max(best, 1))
 
 
-@triton.jit(do_not_specialize=["first_tile", "frames", "open_slots", "near_chunks", "open_chunks", "hw", "w"])
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=ADDRESSES)
 def search(
     fulls, queries, near, filled, maxima, tops, own_frames, slack, scores_out, cells_out, visits_out,
     first_tile, frames, open_slots, near_chunks, open_chunks, hw, w,
