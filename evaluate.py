@@ -18,7 +18,7 @@ def arguments():
     add("--results", required=True, metavar="DIR", help="DIR/<sequence>/<frame>.png, the masks to score")
     add("--sequences", metavar="FILE", help="text file, one name a line (default: all of --annotations)")
     add("--out", metavar="DIR", help="write both CSV files and scores.json here")
-    add("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    add("--workers", type=int, metavar="N", help="processes (default: one a core, fewer for little to score)")
     return parser.parse_args()
 
 

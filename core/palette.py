@@ -63,8 +63,8 @@ def read_ids(path):
 
 
 def ids_in(ids):
-    """The numbers in a mask, 0 among them, as a set."""
-    return set(np.flatnonzero(np.bincount(ids.ravel())).tolist())
+    """The numbers in a mask, uint8 [H,W], 0 among them, as a set."""
+    return set(np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist())
 
 
 def overlay(frame, ids, opacity=0.5):

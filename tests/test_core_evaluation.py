@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -70,21 +71,68 @@ def blobs(rng, shape):
     return mask ^ (rng.random(shape) < rng.choice([0, 0, 0.01]))
 
 
-def test_cropping_changes_no_bit():
+def contour_points(mask):
+    """Oracle: [n,2], pixels of whose neighbours to the right, below and across one differs."""
+    H, W = mask.shape
+    corners = [(y, x, y + dy, x + dx) for y in range(H) for x in range(W) for dy, dx in ((0, 1), (1, 0), (1, 1))]
+    inside = [c for c in corners if c[2] < H and c[3] < W]
+    points = {(y, x) for y, x, below, right in inside if mask[y, x] != mask[below, right]}
+    return np.array(sorted(points)).reshape(-1, 2)
+
+
+def plain_j_and_f(truth, prediction, radius):
+    """Oracle: over the full picture, every distance between two contour pixels computed."""
+    either = int((truth | prediction).sum())
+    J = int((truth & prediction).sum()) / either if either else 1.0
+    a, b = contour_points(truth), contour_points(prediction)
+    if not len(a) or not len(b):
+        return J, float(len(a) == len(b))
+    near = ((a[:, None] - b[None]) ** 2).sum(2) <= radius**2
+    recall, precision = int(near.any(1).sum()) / len(a), int(near.any(0).sum()) / len(b)
+    return J, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def test_j_and_f_equal_plain_loops_to_the_last_bit():
     rng = np.random.default_rng(5)
-    for _ in range(300):
-        shape = tuple(rng.integers(12, 90, 2))
+    for _ in range(120):
+        shape = tuple(rng.integers(1, 60, 2))
         truth, prediction, void = blobs(rng, shape), blobs(rng, shape), blobs(rng, shape)
-        radius = jf.tolerance_px(shape)
-        assert jf.j_and_f(truth, prediction) == (
-            jf.jaccard(truth, prediction),
-            jf.boundary_f(truth, prediction, radius),
-        )
-        truth_seen, prediction_seen = truth & ~void, prediction & ~void
-        assert jf.j_and_f(truth, prediction, void) == (
-            jf.jaccard(truth_seen, prediction_seen),
-            jf.boundary_f(truth_seen, prediction_seen, radius),
-        )
+        radius = int(rng.integers(1, 12))
+        expected = plain_j_and_f(truth, prediction, radius)
+        assert jf.j_and_f(truth, prediction, radius=radius) == expected
+        seen = plain_j_and_f(truth & ~void, prediction & ~void, radius)
+        assert jf.j_and_f(truth, prediction, void, radius) == seen
+
+
+def test_j_and_f_of_extreme_masks_equal_plain_loops():
+    shape = (19, 40)
+    masks = {"empty": np.zeros(shape, bool), "whole": np.ones(shape, bool)}
+    for name, at in {
+        "first": np.s_[0, 0], "last": np.s_[-1, -1], "inner": np.s_[10, 17], "top": np.s_[0, :], "right": np.s_[:, -1],
+        "bottom": np.s_[-1:, 5:9], "left half": np.s_[:, :20], "but a corner": np.s_[1:, 1:],
+    }.items():
+        masks[name] = np.zeros(shape, bool)
+        masks[name][at] = True
+    for radius in (1, 8, 40):
+        for a, truth in masks.items():
+            for b, prediction in masks.items():
+                expected = plain_j_and_f(truth, prediction, radius)
+                assert jf.j_and_f(truth, prediction, radius=radius) == expected, (a, b, radius)
+    void = masks["left half"]
+    assert jf.j_and_f(masks["whole"], ~void, void, 8) == (1, 1) == jf.j_and_f(void, masks["inner"] & void, void, 8)
+
+
+def test_widening_is_a_dilation_by_a_disk():
+    rng = np.random.default_rng(6)
+    for radius, shape in [(1, (9, 5)), (8, (480, 300)), (18, (200, 90)), (23, (30, 410))]:
+        edges = rng.random((2, *shape)) < 0.003
+        edges[0, 0, 0] = edges[1, -1, -1] = True
+        bands = jf.widened(np.stack([jf.banded(edge, radius) for edge in edges]), radius)
+        reach = np.arange(-radius, radius + 1)
+        disk = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(np.uint8)
+        for edge, near in zip(edges, bands):
+            pictures = np.unpackbits(near[None], axis=0, bitorder="little").reshape(-1, shape[1])
+            np.testing.assert_array_equal(pictures[: len(edge)], cv2.dilate(edge.view(np.uint8), disk))
 
 
 @pytest.fixture
@@ -125,6 +173,35 @@ def test_objects_never_predicted_count_as_empty_and_void_for_nothing(folders):
             write_indexed(truth / "pair" / f"{t:05d}.png", mask)
     kept, lost = davis.evaluate(truth, masks, ["pair"])
     assert (kept.J.mean, kept.F.mean) == (1, 1) and (lost.J.mean, lost.F.mean) == (0, 0)
+
+
+def test_small_objects_in_large_frames_are_scored_with_the_frames_tolerance(tmp_path):
+    rng = np.random.default_rng(7)
+    truth, masks = (np.zeros((5, 300, 410), np.uint8) for _ in range(2))
+    for ids in (truth, masks):
+        for t in range(5):
+            for id in (7, 2):
+                y, x = rng.integers(100, 120, 2)
+                ids[t, y : y + 30, x : x + 20] = id
+    truth[1:, 110:115] = davis.VOID
+    for t in range(5):
+        write_indexed(tmp_path / "truth/one" / f"{t}.png", truth[t])
+        write_indexed(tmp_path / "masks/one" / f"{t}.png", masks[t])
+    scores = davis.evaluate(tmp_path / "truth", tmp_path / "masks")
+    assert [score.id for score in scores] == [2, 7]
+    for score in scores:
+        seen = [((truth[t] == score.id), (masks[t] == score.id) & (truth[t] != davis.VOID)) for t in (1, 2, 3)]
+        rows = [plain_j_and_f(a[80:170, 80:170], b[80:170, 80:170], radius=5) for a, b in seen]
+        assert [jf.statistics(measure) for measure in zip(*rows)] == [score.J, score.F]
+
+
+def test_processes_start_where_there_is_enough_to_do(folders, monkeypatch):
+    pairs = [tuple(folder / name for folder in folders) for name in ("late", "pair")]  # 12 frames
+    monkeypatch.setattr(davis.os, "cpu_count", lambda: 4)
+    assert davis.worthwhile_workers(pairs) == 1
+    for frames, workers in [(12, 1), (6, 2), (5, 2), (4, 3), (1, 4)]:
+        monkeypatch.setattr(davis, "FRAMES_A_WORKER", frames)
+        assert davis.worthwhile_workers(pairs) == workers
 
 
 def test_mistakes_name_the_file(folders, tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from core.errors import UserError
 from core.evaluation import jf
@@ -22,6 +23,7 @@ from core.palette import ids_in, read_ids
 from core.suggest import suggestion
 
 VOID = 255
+FRAMES_A_WORKER = 500  # a second or two of work; a process that imports torch takes as long to start
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ def evaluate(annotations, results, sequences=None, workers=None):
     """Score every object of the sequences -> list of ObjectScore, in the order of the sequences.
 
     annotations, results: folders with one folder of PNGs a sequence.  sequences: names; None = every folder
-    of annotations.  workers: processes, None = one a core.  Raises UserError naming the file for masks that
-    are missing, of another size than the annotation, or hold ids that the annotation lacks.
+    of annotations.  workers: processes, None = one a core if there is enough to do.  Raises UserError naming
+    the file for masks that are missing, of another size than the annotation, or hold ids that the annotation
+    lacks.
     """
     annotations, results = Path(annotations), Path(results)
     for folder in (annotations, results):
@@ -75,17 +78,30 @@ def evaluate(annotations, results, sequences=None, workers=None):
 
 def evaluate_folders(folders, workers=None):
     """The same for a list of (annotation, result), one pair of folders a sequence."""
-    workers = min(len(folders), workers or os.cpu_count() or 1)
+    workers = min(len(folders), workers or worthwhile_workers(folders))
+    columns = zip(*folders)
     if workers == 1:
-        return [score for folder in folders for score in score_sequence(*folder)]
+        return _collected(map(score_sequence, *columns), len(folders))
     # Spawned, not forked: the caller may hold threads or a GPU.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=_start_worker) as pool:
         try:
-            return [score for scores in pool.map(score_sequence, *zip(*folders)) for score in scores]
+            return _collected(pool.map(score_sequence, *columns), len(folders))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def worthwhile_workers(folders):
+    """One a core, but none for fewer frames than are scored while it starts."""
+    frames = sum(1 for annotation, _ in folders for _ in annotation.glob("*.png"))
+    return max(1, min(os.cpu_count() or 1, frames // FRAMES_A_WORKER))
+
+
+def _collected(scores_of_sequences, count):
+    # disable=None: a bar on a terminal only.
+    bar = tqdm(scores_of_sequences, "J&F", count, leave=False, unit="sequence", dynamic_ncols=True, disable=None)
+    return [score for scores in bar for score in scores]
 
 
 def _start_worker():
@@ -126,12 +142,14 @@ def measure(paths, result, objects):
     for path in paths[1:-1]:
         truth = read_ids(path)
         prediction = read_prediction(result / path.name, truth.shape, path)
-        known |= object_ids(truth)
+        radius, box = jf.tolerance_px(truth.shape), jf.surroundings(truth | prediction)
+        truth, prediction = truth[box], prediction[box]
+        ids = ids_in(truth)
+        known |= ids - {0, VOID}
         for id in ids_in(prediction) - {0}:
             predicted.setdefault(id, result / path.name)
-        void = truth == VOID
-        void = void if void.any() else None
-        measures.append([jf.j_and_f(truth == id, prediction == id, void) for id in objects])
+        void = truth == VOID if VOID in ids else None
+        measures.append([jf.j_and_f(truth == id, prediction == id, void, radius) for id in objects])
     for id, path in predicted.items():
         if id not in known:
             raise UserError(f"{path}: holds id {id}; the annotation of this sequence has {sorted(known)}")
