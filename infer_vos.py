@@ -9,17 +9,27 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
+import sys
 import warnings
 from pathlib import Path
 
+import torch
+
 from core import config as configuration
-from core import devices
+from core import devices, distributed
 from core.atomic import replacing
 from core.errors import UserError, reported
 from core.evaluation import davis, report
 from datasets import vos_sequences
 from labelprop import runner
 from models import snapshots
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
+    return int(text)
 
 
 def parse():
@@ -39,6 +49,10 @@ def parse():
     add("--overwrite", action="store_true", help="do finished sequences again")
     add("--no-vis", action="store_true", help="no overlays")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--precision", default="auto", choices=("auto", *devices.DTYPES), help="auto: fp16 on a GPU, fp32 on a CPU")
+    add("--batch", type=positive, metavar="FRAMES", help="through the network at a time (default: GPU 4, CPU 1)")
+    add("--compile", action="store_true", help="torch.compile the network: pays for many frames of few sizes")
+    add("--max-side", type=int, metavar="PX", help="work on larger frames at this size; masks keep the video's own")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     return parser.parse_args()
 
@@ -85,7 +99,7 @@ def claim(out, key, origin, overwrite, some):
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def origin_of(method, config, propagation, args):
+def origin_of(method, config, propagation, precision, args):
     """All that decides what the masks are, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted(method.state_dict().items()):
@@ -95,6 +109,7 @@ def origin_of(method, config, propagation, args):
         "method": configuration.to_dict(config)["method"],
         "protocol": config.protocol,
         "propagation": dataclasses.asdict(propagation),
+        "precision": precision,
         "dataset": args.dataset or str(Path(args.list).resolve()),
         "data": str(Path(args.data).resolve()),
     }
@@ -114,26 +129,65 @@ def score(sequences, masks, out):
     print(f"tables: {out}")
 
 
+def extractor(method, key, precision, compiled):
+    """What computes features, and with `compiled` whatever torch.compile makes of it."""
+    features = method.extractor(key, precision)
+    if not compiled:
+        return features
+    fast = torch.compile(features)
+
+    def call(frames):
+        try:
+            return fast(frames)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"--compile: does not work here ({reason}); leave it out") from error
+
+    return call
+
+
+def prepare(args, first):
+    """What the arguments name: sequences and all that runner.run asks for, as keywords.
+
+    first: whether this process is the one that clears masks of another origin, and says what is going to happen.
+    """
+    sequences = sequences_of(args)
+    device = distributed.own(devices.pick(args.device))
+    precision = devices.inference_precision(device, args.precision)
+    overrides = [f"protocol={args.protocol}"] * bool(args.protocol) + args.overrides
+    method, config = snapshots.restore(args.checkpoint, args.config, overrides)
+    key, out = args.key or method.keys[0], Path(args.out)
+    features = extractor(method.to(device, memory_format=torch.channels_last), key, precision, args.compile)
+    propagation = config.propagation_on(args.dataset, method.cell_px(key))
+    if args.max_side is not None:
+        propagation = dataclasses.replace(propagation, max_side=args.max_side)
+    if first:
+        claim(out, key, origin_of(method, config, propagation, precision, args), args.overwrite, args.sequences)
+        frames = sum(sequence.length for sequence in sequences)
+        what = f"{config.method.name} {key} of {args.checkpoint} on {device} in {precision}"
+        print(f"{what}: {len(sequences)} sequences, {frames} frames", flush=True)
+    return {
+        "sequences": sequences, "features": features, "cfg": propagation, "out": out, "key": key,
+        "overwrite": args.overwrite, "visuals": not args.no_vis, "device": device, "batch": args.batch,
+    }  # fmt: skip
+
+
 @reported
 def main():
     args = parse()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    sequences = sequences_of(args)
-    device = devices.pick(args.device)
-    overrides = [f"protocol={args.protocol}"] * bool(args.protocol) + args.overrides
-    method, config = snapshots.restore(args.checkpoint, args.config, overrides)
-    key, out = args.key or method.keys[0], Path(args.out)
-    features = method.to(device).extractor(key)
-    propagation = config.propagation_on(args.dataset, method.cell_px(key))
-    claim(out, key, origin_of(method, config, propagation, args), args.overwrite, args.sequences)
-    frames = sum(sequence.length for sequence in sequences)
-    print(f"{config.method.name} {key} of {args.checkpoint} on {device}: {len(sequences)} sequences, {frames} frames")
-    masks = runner.run(
-        sequences, features, propagation, out, key,
-        overwrite=args.overwrite, visuals=not args.no_vis, device=device,
-    )
-    print(f"masks: {masks}")
-    score(sequences, masks, out / f"{key}_scores")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as on Ctrl-C, nothing half-written stays
+    with distributed.team() as team:
+        if team.rank > 0:  # the first process goes ahead, so that a mistake is told once
+            team.meet("prepared")
+        work = prepare(args, first=team.rank == 0)
+        if team.rank == 0:
+            team.meet("prepared")
+        masks = runner.run(**work, team=team)
+        team.meet("finished")
+    if team.rank == 0:
+        print(f"masks: {masks}")
+        score(work["sequences"], masks, work["out"] / f"{work['key']}_scores")
 
 
 if __name__ == "__main__":

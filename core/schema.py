@@ -154,6 +154,7 @@ class Propagation:
     short_side: frames resized to this short side first, or null = native.  multiple: both sides rounded
     down to a multiple, null = of the network's cells (see InferenceConfig.propagation_on).
     hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
+    max_side: what is still larger than this is resized to it, for memory and time; null = whatever comes.
     """
 
     window: Literal["disc", "closed_disc", "square"]
@@ -168,6 +169,7 @@ class Propagation:
     short_side: int | None = None
     multiple: int | None = 1
     hd_to_720: bool = False
+    max_side: int | None = None
 
     def __post_init__(self):
         check = checker(self, "propagation")
@@ -182,6 +184,8 @@ class Propagation:
         check("min_max", not (self.min_max and self.readout == "smooth"), "false with readout 'smooth'")
         check("short_side", self.short_side is None or self.short_side >= 16, "16 or more, or null")
         check("multiple", self.multiple is None or self.multiple >= 1, "1 or more, or null")
+        least = max(16, self.multiple or 1)
+        check("max_side", self.max_side is None or self.max_side >= least, f"{least} or more, or null")
 
 
 @dataclass(frozen=True)

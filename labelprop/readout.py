@@ -3,6 +3,8 @@
 Legend: M channels (0 = background), h w cells of the feature grid, H W pixels.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,9 @@ def working_size(height, width, cfg):
         height, width = (
             cfg.short_side if side == min(height, width) else int(side * scale) for side in (height, width)
         )
+    if cfg.max_side is not None and max(height, width) > cfg.max_side:
+        scale = cfg.max_side / max(height, width)
+        height, width = (max(min(side, cfg.multiple), round(side * scale)) for side in (height, width))
     height, width = (side // cfg.multiple * cfg.multiple for side in (height, width))
     if not (height and width):
         raise UserError(
@@ -49,25 +54,26 @@ def to_grid(ids, channels, size, device):
 
 
 def to_ids(soft_Mhw, ids, size, working, cfg):
-    """Soft masks on the grid -> the id of every pixel, uint8 array [H,W].
+    """Soft masks on the grid -> the id of every pixel, uint8 [H,W] on the same device.
 
-    ids: the id of each channel; size, working: (H, W) of the video and of what the network saw.
+    ids: the id of each channel (a tensor on that device costs no copy); size, working: (H, W) of the video and of
+    what the network saw.
     """
+    ids = torch.as_tensor(ids, dtype=torch.uint8, device=soft_Mhw.device)
     if cfg.readout == "smooth":
-        return _winner(soft_Mhw, ids, size, align_corners=True, min_max=False).cpu().numpy()
-    winner = _winner(soft_Mhw, ids, working, align_corners=False, min_max=cfg.min_max)
-    return nearest(winner.cpu().numpy(), size)
+        return _winner(soft_Mhw, ids, size, align_corners=True, min_max=False)
+    return nearest(_winner(soft_Mhw, ids, working, align_corners=False, min_max=cfg.min_max), size)
 
 
 def nearest(ids, size):
-    """Array [H,W] resized to size = (H, W); pixel centres correspond, half-way places go to the lower pixel."""
-    rows, columns = (((2 * np.arange(n) + 1) * old - 1) // (2 * n) for n, old in zip(size, ids.shape))
+    """ids [H,W], array or tensor, resized to (H, W); pixel centres correspond, half-way places go to the lower one."""
+    count = partial(torch.arange, device=ids.device) if isinstance(ids, torch.Tensor) else np.arange
+    rows, columns = (((2 * count(n) + 1) * old - 1) // (2 * n) for n, old in zip(size, ids.shape))
     return ids[rows[:, None], columns]
 
 
 def _winner(soft_Mhw, ids, size, align_corners, min_max):
     """Id of the largest channel at every pixel, the first one where several are.  Channels pass a few at a time."""
-    ids = torch.tensor(ids, dtype=torch.uint8, device=soft_Mhw.device)
     best = winner = None
     for first in range(0, len(soft_Mhw), CHANNELS):
         part = soft_Mhw[None, first : first + CHANNELS]

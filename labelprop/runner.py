@@ -4,25 +4,30 @@ A sequence is written into a hidden folder beside its place and renamed when com
 the name of a sequence is finished, whatever happened before, and the next run leaves it out.
 """
 
-import itertools
+import os
 import shutil
 import sys
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
+import torch
 from tqdm import tqdm
 
+from core.distributed import Team
 from core.errors import UserError
 from core.palette import overlay, read_ids, write_indexed, write_picture
+from labelprop import pipeline
 from labelprop.video import segment_video
 
-WRITERS = 2
-WAITING = 16  # frames that may wait to be written: what bounds the memory
+BATCH = {"cpu": 1, "cuda": 4}  # frames through the network at a time; a CPU gains nothing by more
+# What bounds the memory, with the video's size:
+BATCHES_AHEAD = 2  # that are ready for the network
+FRAMES_AHEAD = 4  # that are decoded and wait to become batches
+WAITING = 8  # that wait to be written
 
 
 class Sequence(Protocol):
@@ -41,20 +46,28 @@ class Sequence(Protocol):
 
 
 def run(
-    sequences, features, cfg, out, key, *, overwrite=False, visuals=True, device="cpu", quiet=False
-) -> Path:
+    sequences, features, cfg, out, key, *,
+    overwrite=False, visuals=True, device="cpu", batch=None, quiet=False, team=None,
+) -> Path:  # fmt: skip
     """Segment every sequence -> the folder of masks, <out>/<key>_vos.
 
-    features: frames [B,3,H,W], RGB in [0,1], on `device` -> [B,D,h,w].  cfg: core.schema.Propagation.
-    Writes <key>_vos/<sequence>/<frame>.png and, with visuals, <key>_vis/<sequence>/<frame>.jpg.  A finished
-    sequence is left out unless overwrite.  quiet: say nothing.
+    features: frames [B,3,H,W], RGB in [0,1], on `device` -> [B,D,h,w], B = batch at most (None = BATCH).
+    cfg: core.schema.Propagation.  Writes <key>_vos/<sequence>/<frame>.png and, with visuals,
+    <key>_vis/<sequence>/<frame>.jpg.  A finished sequence is left out unless overwrite.  quiet: say nothing.
+    team: core.distributed.Team that does the same and shares the sequences, or None = this process does them all;
+    each returns when there is none left to begin.
+    While the device computes, threads decode the frames to come and write the masks before.
     """
+    device, team = torch.device(device), team or Team()
     masks, pictures = Path(out) / f"{key}_vos", Path(out) / f"{key}_vis"
-    with Progress(sequences, quiet) as progress, ThreadPoolExecutor(WRITERS) as pool:
-        for sequence in sequences:
+    if team.world > 1:  # begun last, a long one would keep all waiting
+        sequences = sorted(sequences, key=lambda sequence: -sequence.length)
+    with Progress(sequences, quiet, team) as progress, ThreadPoolExecutor(writers(device, team)) as pool:
+        for number in team.share(len(sequences)):
+            sequence = sequences[number]
             shown = not visuals or (pictures / sequence.name).is_dir()
             if not overwrite and shown and finished(sequence, masks / sequence.name):
-                progress.skip(sequence)
+                progress.skip(number, sequence)
                 continue
             progress.begin(sequence)
             if not visuals:  # those of an earlier run would not belong to these masks
@@ -64,32 +77,43 @@ def run(
                 whole_folder(masks / sequence.name) as vos,
                 whole_folder(pictures / sequence.name) if visuals else nullcontext() as vis,
             ):
-                segment(sequence, features, cfg, device, vos, vis, pool, progress.frame)
-            progress.end(sequence)
+                segment(sequence, features, cfg, device, batch or BATCH[device.type], vos, vis, pool, progress.frame)
+            progress.end(number, sequence)
     return masks
 
 
-def segment(sequence, features, cfg, device, vos, vis, pool, tick):
+def writers(device, team):
+    """How many threads encode masks and overlays: few beside a CPU that computes, more beside a GPU."""
+    return 2 if device.type == "cpu" else max(2, min(8, (os.cpu_count() or 1) // team.local - 2))
+
+
+def segment(sequence, features, cfg, device, batch, vos, vis, pool, tick):
     """Write the masks of one sequence into folder vos, overlays into vis (None: none); tick() after each frame."""
-    pending = deque()
-    shown, read = itertools.tee(sequence.frames())
-    masks = segment_video(read, sequence.given(), features, cfg, device=device)
-    count = 0
-    try:
-        for ids, frame, name, written in zip(masks, shown, sequence.frame_names, sequence.written):
-            if written:
-                pending.append(pool.submit(write, name, np.asarray(ids), frame, vos, vis))
-            while len(pending) > WAITING:
-                pending.popleft().result()
-            count += 1
+    shown = deque()  # frames that were read and have no mask yet
+
+    def read():
+        for frame in sequence.frames():
+            shown.append(frame)
+            yield frame
+
+    def rows(masks):
+        for ids, name, written in zip(masks, sequence.frame_names, sequence.written, strict=True):
+            frame = shown.popleft()
             tick()
-        while pending:
-            pending.popleft().result()
+            if written:
+                yield name, ids, frame
+
+    try:
+        with (
+            closing(pipeline.ahead(read(), FRAMES_AHEAD)) as frames,
+            closing(
+                segment_video(frames, sequence.given(), features, cfg, "auto", device, batch, BATCHES_AHEAD)
+            ) as masks,
+            closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masks), WAITING)) as written,
+        ):
+            deque(written, maxlen=0)
     except UserError as error:
         raise UserError(f"{sequence.name}: {error}") from error
-    finally:  # after an error nothing may be written any more: the folders are about to go
-        wait([writing for writing in pending if not writing.cancel()])
-    assert count == sequence.length, (sequence.name, count, sequence.length)
 
 
 def write(name, ids, frame, vos, vis):
@@ -135,12 +159,12 @@ def remove(*folders):
 
 
 class Progress:
-    """A line a sequence and, on a terminal, a bar with frames/s."""
+    """A line a sequence and, on a terminal and for one process alone, a bar with frames/s."""
 
-    def __init__(self, sequences, quiet):
-        self.total, self.number, self.quiet = len(sequences), 0, quiet
+    def __init__(self, sequences, quiet, team):
+        self.total, self.quiet = len(sequences), quiet
         frames = sum(sequence.length for sequence in sequences)
-        hidden = quiet or not sys.stderr.isatty()
+        hidden = quiet or team.world > 1 or not sys.stderr.isatty()
         self.bar = tqdm(total=frames, unit="frame", disable=hidden, leave=False, dynamic_ncols=True)
 
     def __enter__(self):
@@ -149,25 +173,23 @@ class Progress:
     def __exit__(self, *_):
         self.bar.close()
 
-    def skip(self, sequence):
-        self.number += 1
+    def skip(self, number, sequence):
         self.bar.total -= sequence.length
         self.bar.refresh()
-        self.say(f"{sequence.name}: finished before")
+        self.say(number, f"{sequence.name}: finished before")
 
     def begin(self, sequence):
-        self.number += 1
         self.bar.set_description(sequence.name)
         self.started = time.perf_counter()
 
     def frame(self):
         self.bar.update()
 
-    def end(self, sequence):
+    def end(self, number, sequence):
         rate = sequence.length / (time.perf_counter() - self.started)
-        self.say(f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s")
+        self.say(number, f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s")
 
-    def say(self, text):
+    def say(self, number, text):
         if not self.quiet:
-            self.bar.write(f"[{self.number}/{self.total}] {text}", file=sys.stdout)
+            self.bar.write(f"[{number + 1}/{self.total}] {text}", file=sys.stdout)
             sys.stdout.flush()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
+from core.devices import autocast
 from core.errors import UserError
 
 
@@ -68,11 +69,21 @@ class Method(nn.Module):
         """Pixels per side of a cell of features(..., key)."""
         return self.stride
 
-    def extractor(self, key):
-        """What labelprop calls: frames [B,3,H,W], RGB in [0,1] -> features(key).  UserError for an unknown key."""
+    def extractor(self, key, precision="fp32"):
+        """What labelprop calls: frames [B,3,H,W], RGB in [0,1] -> features(key), float32.
+
+        precision: of the network, as core.devices.autocast has it.  UserError for an unknown key.
+        """
         if key not in self.keys:
             raise UserError(f"key {key!r}: must be one of {', '.join(self.keys)} for this network")
-        return lambda frames: self.features(normalise(frames, self.mean, self.std), key)
+
+        def extract(frames):
+            # Channels last is what convolutions are fastest with, and what propagation reads.
+            frames = normalise(frames, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+            with autocast(frames.device, precision):
+                return self.features(frames, key).float()
+
+        return extract
 
     @torch.no_grad()
     def pictures(self, batch) -> dict[str, Tensor]:

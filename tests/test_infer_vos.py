@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from PIL import Image
 
 import infer_vos
@@ -222,6 +223,72 @@ def test_ctrl_c_leaves_nothing_half_written(data, tmp_path):
     told = running.communicate(timeout=60)[1]
     assert running.returncode == 130 and told.strip().endswith("interrupted") and "Traceback" not in told
     assert not masks(out) and not list(out.rglob("*.part"))
+
+
+def test_working_size_and_precision_are_choices_that_are_kept_apart(program, data, tmp_path):
+    out = tmp_path / "out"
+    chosen = ("--no-vis", "--max-side", "48", "--precision", "bf16", "--batch", "2")
+    code, told = program(*untrained(data, out, *chosen))
+    assert code == 0 and "on cpu in bf16" in told
+    assert {read_ids(path).shape for path in out.rglob("*.png")} == {(48, 64)}
+    origin = json.loads((out / "res4_origin.json").read_text())
+    assert origin["precision"] == "bf16" and origin["propagation"]["max_side"] == 48
+    code, told = program(*untrained(data, out, "--no-vis"))
+    assert code == 2 and "another origin (differs: propagation, precision;" in told
+
+
+@pytest.mark.parametrize("batch", ["0", "-2", "two"])
+def test_a_batch_is_a_number_above_0(program, data, tmp_path, batch):
+    code, told = program(*untrained(data, tmp_path / "out", f"--batch={batch}"))
+    assert code == 2 and f"{batch!r}: must be a number above 0" in told
+
+
+def test_compile_that_does_not_work_is_told(program, data, tmp_path, monkeypatch):
+    def broken(features):
+        def call(frames):
+            raise torch._dynamo.exc.InternalTorchDynamoError("no compiler\nand much more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    code, told = program(*untrained(data, tmp_path / "out", "--compile"))
+    assert code == 2 and "--compile: does not work here (no compiler); leave it out" in told
+
+
+def together(*arguments):
+    """Two processes under torchrun -> (exit code, what they printed)."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, ROOT / "infer_vos.py", *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_two_processes_share_the_sequences(program, data, tmp_path):
+    assert program(*untrained(data, tmp_path / "one"))[0] == 0
+    code, told = together(*untrained(data, tmp_path / "two"))
+    assert code == 0, told
+    assert masks(tmp_path / "two") == masks(tmp_path / "one") and len(masks(tmp_path / "two")) == 10
+    scores = lambda name: (tmp_path / name / "res4_scores/per-sequence_results-val.csv").read_text()
+    assert scores("two") == scores("one") and "pair_2" in scores("two") and told.count("mean of 3 objects") == 1
+    lines = [line for line in told.splitlines() if "5 frames" in line]
+    assert sorted(line.split(":")[0] for line in lines) == ["[1/2] single", "[2/2] pair"]
+    assert told.count("2 sequences, 10 frames") == told.count("masks: ") == 1
+
+    shutil.rmtree(tmp_path / "two/res4_vos/pair")  # as if it had been killed
+    code, told = together(*untrained(data, tmp_path / "two"))
+    assert code == 0 and told.count("finished before") == 1 and "pair: 5 frames" in told
+    assert masks(tmp_path / "two") == masks(tmp_path / "one")
+
+
+def test_what_fails_in_one_process_ends_all(program, data, tmp_path):
+    frame = data / "JPEGImages/480p/pair/00003.jpg"
+    frame.write_bytes(frame.read_bytes()[:700])
+    code, told = together(*untrained(data, tmp_path / "out"))
+    assert code != 0 and told.count("pair/00003.jpg: the JPEG breaks off") == 1 and "masks: " not in told
+    assert not list((tmp_path / "out").rglob("*.part"))
+    code, told = together(*untrained(data, tmp_path / "out", "--key", "res5"))
+    assert code != 0 and told.count("key 'res5': must be one of") == 1
 
 
 def test_the_launcher_explains_itself():

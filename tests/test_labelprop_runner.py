@@ -2,16 +2,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 
+from core.distributed import Team
 from core.errors import UserError
 from core.palette import read_ids
 from core.schema import Propagation
@@ -154,6 +158,35 @@ def test_a_bad_frame_keeps_the_sequences_before_it(tmp_path):
             [Moving("one"), Moving("two")], Counting(9, UserError("two/00002.jpg: damaged")), CFG, tmp_path, "x"
         )
     assert {Path(p).parts[1] for p in files(tmp_path)} == {"one"}
+
+
+def test_what_fails_while_masks_are_written_ends_the_sequence(tmp_path, monkeypatch):
+    def full(name, *_):
+        if name == "00002":
+            raise UserError(f"{name}.png: cannot be written (no space)")
+
+    monkeypatch.setattr(runner, "write", full)
+    seen, before = Counting(), threading.active_count()
+    with pytest.raises(UserError, match="one: 00002.png: cannot be written"):
+        runner.run([Moving("one", length=200), Moving("two")], seen, CFG, tmp_path, "x")
+    assert seen.frames < 30 and not files(tmp_path) and not list(tmp_path.rglob(".*"))
+    assert threading.active_count() == before
+
+
+def test_processes_of_a_team_share_the_sequences(tmp_path, whole, capsys):
+    """Two processes, as threads here: the longest sequence first, each done once."""
+    sequences, store = [Moving("one"), Moving("two"), Moving("long", length=9)], dist.HashStore()
+    counts = [Counting(), Counting()]
+
+    def process(rank):
+        runner.run(sequences, counts[rank], CFG, tmp_path / "out", "x", team=Team(rank, 2, 2, store))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(process, (0, 1)))
+    assert counts[0].frames + counts[1].frames == 21
+    told = capsys.readouterr().out
+    assert "[1/3] long: 9 frames" in told and "[2/3] one" in told and "[3/3] two" in told
+    assert {path: content for path, content in files(tmp_path / "out").items() if "long" not in path} == whole
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -261,10 +261,48 @@ def test_what_does_not_fit_is_named(change, message, batch):
         (816, 1920, {"hd_to_720": True}, (720, 1280)),
         (720, 1280, {"hd_to_720": True}, (720, 1280)),
         (500, 500, {"short_side": 480}, (480, 480)),
+        (1080, 1920, {"max_side": 960}, (536, 960)),
+        (1920, 1080, {"max_side": 1000, "multiple": 1}, (1000, 562)),
+        (1080, 1920, {"hd_to_720": True, "max_side": 1280}, (720, 1280)),
+        (1080, 1920, {"short_side": 480, "max_side": 640}, (360, 640)),
+        (480, 854, {"max_side": 854, "multiple": 1}, (480, 854)),
+        (8, 4000, {"max_side": 64}, (8, 64)),
     ],
 )
 def test_working_size(height, width, changes, expected):
     assert working_size(height, width, replace(INO, **changes)) == expected
+
+
+@pytest.mark.parametrize("cfg", [DUL, INO])
+def test_a_bounded_working_size_still_gives_masks_of_the_videos_own(cfg):
+    frames, truth = zip(*moving(6))
+    twice = lambda picture: picture.repeat(2, 0).repeat(2, 1)
+    seen = []
+
+    def features(batch):
+        seen.append(batch)
+        return colours(batch)
+
+    small = list(segment_video(frames, {0: truth[0]}, features, cfg))
+    large = list(segment_video(map(twice, frames), {0: twice(truth[0])}, features, replace(cfg, max_side=80)))
+    for ours, theirs in zip(seen[:6], seen[6:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert {ids.shape for ids in large} == {(128, 160)}
+    # the given mask meets the grid at pixels that are not the same
+    assert np.mean([twice(a) == b for a, b in zip(small, large)]) > 0.97
+
+
+def test_max_side_is_checked():
+    with pytest.raises(UserError, match="max_side = 8: must be 16 or more"):
+        replace(INO, max_side=8)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_features_that_are_no_numbers_are_told(ahead):
+    frames, truth = zip(*moving(3))
+    overflown = lambda batch: colours(batch) * torch.inf
+    with pytest.raises(UserError, match="not finite.*--precision fp32"):
+        list(segment_video(frames, {0: truth[0]}, overflown, DUL, ahead=ahead))
 
 
 def test_what_leaves_no_working_size_is_refused():
