@@ -176,7 +176,6 @@ def prepare(args, first):
 def main():
     args = parse()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as on Ctrl-C, nothing half-written stays
     with distributed.team() as team:
         if team.rank > 0:  # the first process goes ahead, so that a mistake is told once
             team.meet("prepared")
@@ -191,4 +190,6 @@ def main():
 
 
 if __name__ == "__main__":
+    # As on Ctrl-C, nothing half-written stays: torchrun ends its processes so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()
