@@ -12,6 +12,7 @@ import torch
 from core.errors import UserError
 from labelprop import segment_video
 from labelprop.pipeline import ahead, in_order
+from labelprop.video import _landed
 from tests.test_labelprop_video import DUL, INO, colours, moving
 
 
@@ -158,3 +159,21 @@ def counting_frames(frames, read):
     for frame in frames:
         read.append(None)
         yield frame
+
+
+def test_results_that_land_later_keep_their_order():
+    made = []
+    ids = (torch.full((2, 3), i, dtype=torch.uint8) for i in counting(7, made))
+    landed = _landed(ids, 3)
+    assert next(landed).tolist() == [[0] * 3] * 2 and made == [0, 1, 2, 3]
+    assert [int(x[0, 0]) for x in landed] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("cfg", [DUL, INO])
+def test_a_video_on_a_gpu_in_advance_is_the_same_video(cfg):
+    frames, truth = zip(*moving(20, enters=4))
+    given = {1: truth[1], 4: truth[4]}
+    plain = np.stack(list(segment_video(frames, given, colours, cfg)))
+    other = np.stack(list(segment_video(iter(frames), given, colours, cfg, device="cuda", batch=4, ahead=2)))
+    assert (plain == other).mean() > 0.999
