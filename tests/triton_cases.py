@@ -209,6 +209,21 @@ def test_full_size_in_every_shape(monkeypatch, cfg, h, w, D, N, shape):
 
 
 @ON_GPU
+@pytest.mark.parametrize("name", ["g1_rand_c5", "g1_real_c3", "g1_full_60x107_c3", "g2_rand_c3", "g2_full_60x106_c3"])
+def test_published_frames(golden, name):
+    arrays = golden(name)
+    features = [torch.from_numpy(arrays[key]).to(DEVICE) for key in ("query", "ctx_feats")]
+    if name.startswith("g1"):
+        cfg = Propagation("disc", int(arrays["radius"]), False, float(arrays["temp"]), int(arrays["topk"]), 20, True)
+    else:
+        cfg = Propagation("square", int(arrays["neigh"]), True, float(arrays["temp"]), int(arrays["topk"]), 10, False)
+        features = [F.normalize(x, dim=1) for x in features]
+    (query,), keys = features
+    ours = propagate(query, keys, torch.from_numpy(arrays["ctx_masks"]).to(DEVICE), cfg, "triton")
+    torch.testing.assert_close(ours.cpu(), torch.from_numpy(arrays["out"][0]), rtol=0, atol=2e-6)
+
+
+@ON_GPU
 def test_the_host_waits_for_nothing(monkeypatch):
     frames, _ = made(11, 4, 2, 64, 20, 30)
     search(frames, [(0, 3, 1)], DUL)  # compiled, and its tables on the device
