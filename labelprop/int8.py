@@ -27,6 +27,8 @@ DOUBT = 8.0
 POSITIONS, CANDIDATES = 22, 40
 #: queries along one side of a tile, where memory allows
 SIDE = 12
+#: numbers that are computed at a time, one megabyte
+IN_CACHE = 2**18
 #: cells of an open reference that are looked at together
 TOGETHER = 8
 
@@ -187,13 +189,23 @@ def _open_reference(frame, tile, scratch):
 def _product(codes, scales, offsets, tile, scratch, name, spare=0):
     """Scores of keys codes [R,D], scales and offsets [R,1], with a tile's queries [R+spare,Q]; spare rows are -inf."""
     R, Q = len(codes), tile.codes.shape[1]
-    if name not in scratch or scratch[name][0].numel() < (R + spare) * Q:
-        scratch[name] = torch.empty((R + spare) * Q, dtype=torch.int32), torch.empty((R + spare) * Q)
-    whole, scores = (memory[: (R + spare) * Q].view(-1, Q) for memory in scratch[name])
-    torch._int_mm(codes, tile.codes, out=whole[:R])
-    torch.mul(whole[:R], scales, out=scores[:R]).addr_(offsets[:, 0], 1 / tile.scale)
+    whole = _grown(scratch, "whole", IN_CACHE, torch.int32)
+    scores = _grown(scratch, name, (R + spare) * Q, torch.float32).view(-1, Q)
+    # A few rows at a time: what the product writes is still in the core's cache when it is scaled.
+    some = max(1, IN_CACHE // Q)
+    for rows in (slice(first, min(first + some, R)) for first in range(0, R, some)):
+        part = whole[: (rows.stop - rows.start) * Q].view(-1, Q)
+        torch._int_mm(codes[rows], tile.codes, out=part)
+        torch.mul(part, scales[rows], out=scores[rows]).addr_(offsets[rows, 0], 1 / tile.scale)
     scores[R:] = -torch.inf
     return scores
+
+
+def _grown(scratch, name, size, dtype):
+    """Memory for `size` numbers, kept from tile to tile."""
+    if name not in scratch or scratch[name].numel() < size:
+        scratch[name] = torch.empty(size, dtype=dtype)
+    return scratch[name][:size]
 
 
 def _cells(N, rows, columns, h, w, first):
@@ -245,7 +257,7 @@ def _shortlist(source, count):
 
 def _exact(cells, tile, frames):
     """Similarities in float32 of the queries with their cells [C,Q]."""
-    # Queries of a tile mostly want the same cells: each is fetched once, and its product with all queries taken.
+    # Queries of a tile mostly want the same cells: each is fetched from its frame once.
     wanted, where = cells.unique(return_inverse=True)
     size = len(frames[0])
     edges = torch.searchsorted(wanted, torch.arange(len(frames) + 1) * size).tolist()
@@ -253,7 +265,13 @@ def _exact(cells, tile, frames):
     for n, (a, b) in enumerate(zip(edges, edges[1:])):
         if a < b:
             torch.index_select(frames[n], 0, wanted[a:b] - n * size, out=keys[a:b])
-    return (keys @ tile.features).gather(0, where)
+    # A few queries at a time, so that their rows are still in the core's cache when they are multiplied.
+    C, D = len(cells), len(tile.features)
+    some, products = max(1, IN_CACHE // (C * D)), []
+    for places, queries in zip(where.T.split(some), tile.features.T.split(some)):
+        rows = keys.index_select(0, places.flatten()).view(-1, C, D)
+        products.append(torch.bmm(rows, queries[..., None])[..., 0])
+    return torch.cat(products).T.contiguous()
 
 
 def _all_in_doubt(sources, tile, frames, least, unsure, k):
