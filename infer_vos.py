@@ -129,23 +129,6 @@ def score(sequences, masks, out):
     print(f"tables: {out}")
 
 
-def extractor(method, key, precision, compiled):
-    """What computes features, and with `compiled` whatever torch.compile makes of it."""
-    features = method.extractor(key, precision)
-    if not compiled:
-        return features
-    fast = torch.compile(features)
-
-    def call(frames):
-        try:
-            return fast(frames)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"--compile: does not work here ({reason}); leave it out") from error
-
-    return call
-
-
 def prepare(args, first):
     """What the arguments name: sequences and all that runner.run asks for, as keywords.
 
@@ -157,7 +140,7 @@ def prepare(args, first):
     overrides = [f"protocol={args.protocol}"] * bool(args.protocol) + args.overrides
     method, config = snapshots.restore(args.checkpoint, args.config, overrides)
     key, out = args.key or method.keys[0], Path(args.out)
-    features = extractor(method.to(device, memory_format=torch.channels_last), key, precision, args.compile)
+    features = method.to(device, memory_format=torch.channels_last).extractor(key, precision, args.compile)
     propagation = config.propagation_on(args.dataset, method.cell_px(key))
     if args.max_side is not None:
         propagation = dataclasses.replace(propagation, max_side=args.max_side)

@@ -13,6 +13,15 @@ status=0 # a failure here must not keep the rest from being measured
 "$PYTHON" -m pytest -q tests/test_labelprop_triton.py || status=1
 "$PYTHON" benchmarks/propagation_gpu.py --device "$device" --repeats "${REPEATS:-3}" \
     $([ "$device" = cpu ] && echo --geometry dul) || status=1
+echo; echo "== inference, stage by stage, in turn and overlapped"
+"$PYTHON" -m pytest -q tests/test_labelprop_pipeline.py || status=1
+stages() { "$PYTHON" benchmarks/inference.py --device "$device" --repeats "${REPEATS:-3}" "$@" || status=1; }
+stages --precision fp32
+if [ "$device" != cpu ]; then
+    stages --precision bf16
+    stages --precision fp16
+    stages --precision fp16 --compile
+fi
 echo; echo "== a short training at the paper's size: clips/s, and the share of time that waits for data"
 run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT

@@ -5,8 +5,8 @@
 One sequence in DAVIS layout through the code of infer_vos.py, two ways that take turns:
     in turn      one stage after the other in one thread, one frame at a time; a GPU is waited for after each stage
     overlapped   as infer_vos.py runs: frames decoded and copied ahead, masks and overlays written behind, by threads
-Both with the same network, precision and propagation.  Milliseconds a frame, medians of the repeats after one round
-that does not count.  Overlapped, a stage's time is that of its own thread, on a GPU that of handing out the work; what
+Both with the same network, precision and propagation.  Milliseconds a frame, medians of the repeats; one round before
+them does not count.  Overlapped, a stage's time is that of its own thread, on a GPU that of handing out the work; what
 counts there is the whole.  CPU seconds are those of all threads: less moved by a busy machine.
 """
 
@@ -124,6 +124,7 @@ def parse():
     add("--key", help="feature layer, default: the network's first")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--precision", default="auto", choices=("auto", *devices.DTYPES))
+    add("--compile", action="store_true", help="torch.compile the network")
     add("--batch", type=int, help="when overlapped; default: that of infer_vos.py")
     return parser.parse_args()
 
@@ -136,7 +137,7 @@ def main():
     config = args.config or ("configs/ytvos.yaml" if args.checkpoint == "untrained" else None)
     method, config = snapshots.restore(args.checkpoint, config)
     key, batch = args.key or method.keys[0], args.batch or runner.BATCH[device.type]
-    features = method.to(device, memory_format=torch.channels_last).extractor(key, precision)
+    features = method.to(device, memory_format=torch.channels_last).extractor(key, precision, args.compile)
     (sequence, *_) = vos_sequences.davis(args.data, names=[args.sequence] if args.sequence else None)
     count = min(args.frames, sequence.length)
     propagation = config.propagation_on("davis", method.cell_px(key))
@@ -146,9 +147,10 @@ def main():
             result = segment(sequence, features, propagation, device, batch, overlapped, count)
             if repeat:
                 results.append(result)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{config.method.name} {key}, {precision}, {name}; {sequence.name}, {count} frames, ", end="")
-    print(f"medians of {args.repeats} alternated runs, batches of 1 and {batch}\n")
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    how = f"{precision}{', compiled' * args.compile}, batches of 1 and {batch}"
+    print(f"{config.method.name} {key}, {how}; {where}; {sequence.name}, {count} frames")
+    print(f"medians of {args.repeats} alternated runs\n")
     report(runs[False], runs[True], count)
 
 

@@ -69,10 +69,11 @@ class Method(nn.Module):
         """Pixels per side of a cell of features(..., key)."""
         return self.stride
 
-    def extractor(self, key, precision="fp32"):
+    def extractor(self, key, precision="fp32", compiled=False):
         """What labelprop calls: frames [B,3,H,W], RGB in [0,1] -> features(key), float32.
 
-        precision: of the network, as core.devices.autocast has it.  UserError for an unknown key.
+        precision: of the network, as core.devices.autocast has it.  compiled: by torch.compile.  UserError for an
+        unknown key, and from a compiled one where compiling does not work.
         """
         if key not in self.keys:
             raise UserError(f"key {key!r}: must be one of {', '.join(self.keys)} for this network")
@@ -83,9 +84,23 @@ class Method(nn.Module):
             with autocast(frames.device, precision):
                 return self.features(frames, key).float()
 
-        return extract
+        return _compiled(extract) if compiled else extract
 
     @torch.no_grad()
     def pictures(self, batch) -> dict[str, Tensor]:
         """name -> uint8 RGB [3,H,W]: what TensorBoard shows of a batch."""
         return {}
+
+
+def _compiled(extract):
+    """What torch.compile makes of it; it compiles as sizes of frames come."""
+    fast = torch.compile(extract)
+
+    def call(frames):
+        try:
+            return fast(frames)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"--compile: does not work here ({reason}); leave it out") from error
+
+    return call
