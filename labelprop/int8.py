@@ -3,14 +3,16 @@
 Frames are rounded to 8 bits once.  Per tile, one integer product tells roughly how similar all cells of its halo
 are in all frames; the best few of each query are computed again from the features.  How far the rounded
 similarity may be off is known, so a query whose choice it could have changed is recognised, and for those every
-candidate in doubt is computed.  The result is that of the float32 computation.
+candidate in doubt is computed.  The result is that of the float32 computation, but for one pair in
+10^15 and for ties.
 
 Before rounding, the mean feature of the video's first frame is taken away (similar features have most in
 common; a small remainder is rounded finely) and channels are mixed by a random rotation, which changes no
 similarity, and after which the roundings of a pair of cells are independent of them and of each other: the error
 of their product is then a sum of small random terms, normal with a known sigma, and DOUBT sigmas are allowed for.
 
-Legend: N frames, P positions of a halo, Q queries of a tile, D feature dimensions, C chosen candidates.
+Legend: N frames, A x B positions, R rows of a product, Q queries of a tile, F unsure ones, D feature dimensions,
+C chosen candidates, k = top_k.
 """
 
 from dataclasses import dataclass
