@@ -37,13 +37,13 @@ def short_side_size(height, width, short):
 
 
 def resize(frame, height, width):
-    """frame [H,W,3] uint8 -> [height,width,3] uint8: the pixels of Pillow's antialiased BILINEAR."""
+    """frame uint8 [H,W,3] or [H,W] -> the same with height x width pixels: those of Pillow's antialiased BILINEAR."""
     if frame.shape[:2] == (height, width):
         return frame
     if _exact_in_torch(frame.shape[0], height) and _exact_in_torch(frame.shape[1], width):
-        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.atleast_3d(frame)).permute(2, 0, 1)[None]
         pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-        return pixels[0].permute(1, 2, 0).contiguous().numpy()
+        return pixels[0].permute(1, 2, 0).contiguous().numpy().reshape(height, width, *frame.shape[2:])
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 
-from core.augment import normalise
+from core.augment import MEAN_COLOUR, normalise
 from core.schema import Clip
 from datasets.clip import sample_frames
 from models.methods.dul_views import Draws, Views
@@ -117,6 +118,34 @@ def test_padding_is_invalid_and_zero_in_both_views():
     assert (made["plain"][:, :, ~valid] == 0).all() and (made["plain"][:, :, valid] > 2).all()
     # the zoomed crop starts 2 rows down, its 24 rows fill 32: padding above row 5 / 0.75
     assert (made["transformed"][:, :, :6] == 0).all() and (made["transformed"][:, :, 8:] > 2).all()
+
+
+@pytest.mark.parametrize("crop_px", [40, 96, 128, 200, 256])
+@pytest.mark.parametrize("short", [36, 300])
+def test_any_crop_against_a_plain_reference(crop_px, short):
+    """Every step by Pillow, frame and validity alike; powers of two and other sides, with padding and without."""
+    views, rng = Views(config(crop_px, (short, short))), np.random.default_rng(crop_px)
+    frames = smooth_frames(2, 60, 90)
+    for _ in range(4):
+        draws = views.draw(rng, frames[0].shape[:2])
+        made = views.apply(frames, draws)
+        size = (crop_px, crop_px)
+        for name, zoomed in (("plain", False), ("transformed", True)):
+            for t, frame in enumerate(frames):
+                picture = Image.fromarray(frame).resize((draws.width, draws.height), Image.Resampling.BILINEAR)
+                box = (draws.left, draws.top, draws.left + crop_px, draws.top + crop_px)
+                inside = Image.new("L", picture.size, 1).crop(box)
+                colours = Image.new("RGB", size, MEAN_COLOUR)
+                colours.paste(picture, (-draws.left, -draws.top))
+                planes = [ImageOps.mirror(image) if draws.flip else image for image in (colours, inside)]
+                if zoomed:
+                    planes = [ImageOps.mirror(image) if draws.zoom_flip else image for image in planes]
+                    side = int(draws.zoom * crop_px)
+                    corner = (draws.zoom_left, draws.zoom_top, draws.zoom_left + side, draws.zoom_top + side)
+                    planes = [image.crop(corner).resize(size, Image.Resampling.BILINEAR) for image in planes]
+                pixels, valid = (torch.from_numpy(np.array(image)) for image in planes)
+                expected = normalise(pixels.permute(2, 0, 1)) * valid
+                torch.testing.assert_close(made[name][t], expected)
 
 
 def test_small_frames_lie_anywhere_inside_the_crop():

@@ -80,7 +80,7 @@ class Views:
             plain_frame[:] = turn(pixels)
             transformed_frame[:] = enlarge(plain_frame)
         valid = turn(valid)
-        valid_transformed = enlarge(valid[..., None].astype(np.uint8))[..., 0]
+        valid_transformed = enlarge(valid.astype(np.uint8))
 
         theta = theta_flip_zoom(draws.zoom_flip, draws.zoom, draws.zoom_top, draws.zoom_left, zoom_px, side)
         return {
