@@ -30,7 +30,9 @@ def places(length, clip, times=None):
     if length < clip.frames:
         return 0
     if clip.fps is None:
-        return length - min(length, clip.gap * clip.frames) + 1
+        window, step = _window(length, clip)
+        # The authors bound the start by the window only where the step is a fraction.
+        return length - window + 1 if clip.step == "fraction" else length - (clip.frames - 1) * step
     last = times[-1] - (clip.frames - 1) / clip.fps + NO_TIME
     return min(int(np.searchsorted(times, last, side="right")), length - clip.frames + 1)
 
@@ -45,12 +47,17 @@ def sample_frames(length, clip, rng, times=None):
     assert count, "videos shorter than a clip are left out beforehand"
     start = int(rng.integers(0, count))
     if clip.fps is None:
-        window = min(length, clip.gap * clip.frames)
-        step = window // clip.frames if clip.step == "whole" else window / clip.frames
+        _, step = _window(length, clip)
         ids = [start + int(i * step) for i in range(clip.frames)]
     else:
         ids = _nearest(times, times[start] + np.arange(clip.frames) / clip.fps)
     return [ids[i] for i in rng.permutation(clip.frames)] if clip.order == "random" else ids
+
+
+def _window(length, clip):
+    """(frames of the window, frames from one sampled frame to the next) of a clip with clip.gap."""
+    window = min(length, clip.gap * clip.frames)
+    return window, window // clip.frames if clip.step == "whole" else window / clip.frames
 
 
 def _nearest(times, wanted):

@@ -29,19 +29,28 @@ def test_frames_are_evenly_spread_over_a_random_window(length, gap, step):
     share = window // 5 if step == "whole" else window / 5
     expected = [int(i * share) for i in range(5)]
     starts = set()
-    for _ in range(60 * (length - window + 1)):
+    last = length - window if step == "fraction" else length - 1 - 4 * share
+    for _ in range(60 * (last + 1)):
         ids = sample_frames(length, clip, rng)
         starts.add(ids[0])
         assert [i - ids[0] for i in ids] == expected
         assert ids[-1] < length
-    assert starts == set(range(length - window + 1))
+    assert starts == set(range(last + 1)) and places(length, clip) == last + 1
+
+
+@pytest.mark.parametrize("length, gap, starts", [(7, 2, 3), (27, 2, 19), (100, 10, 60)])
+def test_the_last_frames_of_a_video_are_used(length, gap, starts):
+    clip = Clip(frames=5, gap=gap, step="whole", order="kept")
+    assert places(length, clip) == starts
+    rng = np.random.default_rng(0)
+    assert max(sample_frames(length, clip, rng)[-1] for _ in range(50 * starts)) == length - 1
 
 
 def test_in_random_order_every_frame_can_be_the_reference():
     clip, rng = Clip(frames=5, gap=2, order="random", step="whole"), np.random.default_rng(0)
-    drawn = [sample_frames(10, clip, rng) for _ in range(200)]
-    assert all(sorted(ids) == [0, 2, 4, 6, 8] for ids in drawn)
-    assert {ids[0] for ids in drawn} == {0, 2, 4, 6, 8}
+    drawn = [sample_frames(10, clip, rng) for _ in range(400)]
+    assert all(list(np.diff(sorted(ids))) == [2, 2, 2, 2] for ids in drawn)
+    assert {ids[0] for ids in drawn} == set(range(10))
 
 
 @pytest.mark.parametrize("video_fps", [8, 12, 24, 25, 28, 29.97, 30, 60])
@@ -182,7 +191,7 @@ def test_an_epoch_takes_several_clips_of_a_video():
         assert (counts <= [5, 1, 3, 0, 5]).all() and counts.sum() == 12
     clip = Clip(frames=3, gap=2, step="whole", order="random", clips_per_video=4)
     by_gap = ClipDataset(Numbers((8, 5, 30)), clip, Ids(), 0)
-    assert by_gap.clips == [0] * 3 + [1] + [2] * 4
+    assert by_gap.clips == [0] * 4 + [1] * 3 + [2] * 4
 
 
 def test_clips_of_a_video_differ():
