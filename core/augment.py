@@ -24,26 +24,19 @@ def normalise(frames, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     return frames.sub_(mean).div_(std)
 
 
-def denormalise(frames):
-    """The pixels of normalised frames [..,3,H,W]: uint8 of the same shape, for pictures."""
-    mean = frames.new_tensor(IMAGENET_MEAN)[:, None, None]
-    std = frames.new_tensor(IMAGENET_STD)[:, None, None]
-    return (255 * (frames * std + mean)).round().clamp(0, 255).to(torch.uint8)
-
-
 def short_side_size(height, width, short):
     """(height, width) of the same shape with the given short side; the long side is rounded down."""
     return (short, int(width * short / height)) if width >= height else (int(height * short / width), short)
 
 
 def resize(frame, height, width):
-    """frame uint8 [H,W,3] or [H,W] -> the same with height x width pixels: those of Pillow's antialiased BILINEAR."""
+    """frame [H,W,3] uint8 -> [height,width,3] uint8: the pixels of Pillow's antialiased BILINEAR."""
     if frame.shape[:2] == (height, width):
         return frame
     if _exact_in_torch(frame.shape[0], height) and _exact_in_torch(frame.shape[1], width):
-        pixels = torch.from_numpy(np.atleast_3d(frame)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
         pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-        return pixels[0].permute(1, 2, 0).contiguous().numpy().reshape(height, width, *frame.shape[2:])
+        return pixels[0].permute(1, 2, 0).contiguous().numpy()
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -57,22 +50,20 @@ def _exact_in_torch(size, new_size):
 
 
 def crop(frame, top, left, side, fill=MEAN_COLOUR):
-    """The square frame[top:top+side, left:left+side]; what lies outside the frame is `fill`.
+    """The square frame[top:top+side, left:left+side], [side,side,3]; what lies outside the frame is `fill`.
 
-    top, left may be negative.  Returns the crop [side,side,3] and valid [side,side], False in the padding.
+    top, left may be negative.
     """
     height, width = frame.shape[:2]
     rows = slice(max(top, 0), min(top + side, height))
     columns = slice(max(left, 0), min(left + side, width))
-    inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    valid = np.zeros((side, side), bool)
-    valid[inside] = True
-    if valid.all():
-        return frame[rows, columns], valid
+    inside = frame[rows, columns]
+    if inside.shape[:2] == (side, side):
+        return inside
     out = np.empty((side, side, 3), np.uint8)
     out[:] = fill
-    out[inside] = frame[rows, columns]
-    return out, valid
+    out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = inside
+    return out
 
 
 def flip(frame):

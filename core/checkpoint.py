@@ -12,6 +12,14 @@ import torch
 from core.atomic import replacing
 from core.errors import UserError
 
+# Published checkpoints keep their command line (a Namespace) and numbers of numpy: these hold values and run nothing.
+_HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (*np.typecodes["AllInteger"], *np.typecodes["Float"], "?")),
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
 
 def save(path, state):
     """Write `state` to path; a reader sees the old file or the new one, never half."""
@@ -31,8 +39,7 @@ def load(path):
             from safetensors.torch import load_file  # comes with timm
 
             return load_file(path)
-        # Published checkpoints keep their command line; a Namespace holds values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise UserError(f"{path}: needs a package: python -m pip install safetensors") from None

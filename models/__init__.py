@@ -1,0 +1,100 @@
+"""Networks: from a file, or from none, to an Extractor; and the methods that train one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import checkpoint
+from core import config as configuration
+from core.errors import UserError
+from core.schema import RunConfig
+from models.extractor import Extractor
+from models.method import Method
+from models.methods import CONFIGS, METHODS
+from models.published import recognised
+
+ROOT = Path(__file__).resolve().parents[1]
+UNTRAINED = ROOT / "configs" / "ytvos.yaml"
+
+
+def load(source: str | Path, config: str | Path | None = None, overrides: Sequence[str] = ()) -> Extractor:
+    """The network in a file, ready for a tracker.
+
+    source: a checkpoint of this project, or one that the authors of DUL, CRW, INO or DINO published;
+    "timm:NAME" (weights that timm downloads), "timm:NAME@FILE" (those of a file), "timm:NAME@untrained"; or
+    "untrained": the network that a configuration describes, with random weights drawn from its seed.
+    config, overrides: that configuration (default: DUL's ResNet-18), and section.key=value to change in it.
+    Weights load by name and strictly, without running code.  Raises UserError for what cannot be used.
+    """
+    source = str(source)
+    if source == "untrained":
+        described = read_config(config or UNTRAINED, overrides)
+        return _extractor(build(described), described)
+    if config is not None or overrides:
+        raise UserError(f"{source}: brings its own configuration; --config and --set method.... serve untrained alone")
+    if source.startswith("timm:"):
+        from models.backbones.timm import Timm  # the package is optional
+
+        torch.manual_seed(0)  # of random weights
+        name, _, path = source.removeprefix("timm:").partition("@")
+        return Timm(name, {"": "pretrained", "untrained": None}.get(path, path)).eval()
+    content = read(source)
+    if _ours(content):
+        described = configuration.from_dict(content["config"], CONFIGS, source=f"{source} (config)")
+        method = build(described)
+        checkpoint.load_strictly(method, content["method"], source)
+        return _extractor(method, described)
+    found = _recognised(content, source)
+    extractor = found.make()
+    checkpoint.load_strictly(extractor, found.state, source)
+    return extractor.eval()
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a YAML file, after `section.key=value` overrides."""
+    return configuration.load(path, CONFIGS, overrides)
+
+
+def build(config: RunConfig) -> Method:
+    """The method that a configuration describes, with random weights drawn from config.seed."""
+    torch.manual_seed(config.seed)
+    return METHODS[config.method.name].Method(config.method)
+
+
+def initialise(method: Method, source: str | Path) -> list[str]:
+    """Start a method from the weights in a file that `load` reads; -> names of the weights that the file lacks.
+
+    Raises UserError where the file holds other weights than the method has.
+    """
+    content = read(source)
+    state = content["method"] if _ours(content) else _recognised(content, source).training
+    own = method.state_dict()
+    checkpoint.load_strictly(method, {**own, **state}, source)
+    return [name for name in own if name not in state]
+
+
+def _extractor(method, config):
+    extractor = method.extractor
+    extractor.protocol, extractor.changes = config.protocol, config.propagation
+    return extractor.eval()
+
+
+def read(source: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds."""
+    content = checkpoint.load(source)
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def _ours(content):
+    return isinstance(content.get("method"), dict) and isinstance(content.get("config"), dict)
+
+
+def _recognised(content, source):
+    try:
+        return recognised(content)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None

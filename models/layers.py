@@ -16,11 +16,6 @@ class ConvHead(nn.Sequential):
         self.add_module("conv2", nn.Conv2d(in_channels, out_channels, 1))
 
 
-def unit(maps):
-    """Every cell's vector at unit length: L2 norm over dimension 1, in float32."""
-    return F.normalize(maps.float(), dim=1)
-
-
 def warp(maps_BDhw, theta_B23, mode="nearest"):
     """maps seen through theta, as affine_grid and grid_sample with align_corners=False define it; 0 outside."""
     grid = F.affine_grid(theta_B23.to(maps_BDhw.dtype), list(maps_BDhw.shape), align_corners=False)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from core import config as configuration
+import models
 from core.errors import UserError
-from core.schema import Clip
+from core.schema import Clip, as_plain
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-load = lambda name, *overrides: configuration.load(CONFIGS / f"{name}.yaml", overrides)
+load = lambda name, *overrides: models.read_config(CONFIGS / f"{name}.yaml", overrides)
 
 
 def test_learning_rate_is_scaled_to_the_batch(golden):
@@ -23,22 +23,8 @@ def test_learning_rate_is_scaled_to_the_batch(golden):
     assert load("ytvos").base_lr == 1e-4
 
 
-@pytest.mark.parametrize("name", ["charades", "ino_kinetics"])
-def test_protocols_of_both_data_sets(name):
-    davis, ytvos = (load(name).propagation_on(dataset, cell_px=8) for dataset in ("davis", "ytvos"))
-    numbers = lambda p: (p.radius, p.context, p.min_max, p.short_side, p.hd_to_720)
-    assert numbers(davis) == (40, 10, True, 480, False)
-    assert numbers(ytvos) == (50, 20, False, None, True)
-    for p in (davis, ytvos):
-        assert (p.window, p.window_reference, p.repeat_reference) == ("square", True, False)
-        assert (p.temperature, p.top_k, p.readout, p.multiple) == (0.1, 5, "grid", 8)
-    assert load(name, "propagation_ytvos.radius=9").propagation_on("ytvos", 8).radius == 9
-    alone = load(name, "propagation_ytvos=null", "propagation.radius=7")
-    assert alone.propagation_on("ytvos", 8).radius == alone.propagation_on(None, 8).radius == 7
-
-
 def test_the_papers_two_configurations_differ_in_what_the_table_says():
-    charades, kinetics = (configuration.to_dict(load(name)) for name in ("charades", "ino_kinetics"))
+    charades, kinetics = (as_plain(load(name)) for name in ("charades", "ino_kinetics"))
     differing = {
         f"{section}.{key}"
         for section in charades

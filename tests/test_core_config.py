@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from core import config
+import models
+from core import config, protocols, schema
 from core.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -14,14 +15,14 @@ YTVOS = next(path for path in CONFIGS if path.stem == "ytvos")
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_yaml_loads_and_survives_a_round_trip(path):
-    loaded = config.load(path)
-    assert config.from_dict(config.to_dict(loaded)) == loaded
+    loaded = models.read_config(path)
+    assert config.from_dict(schema.as_plain(loaded), models.CONFIGS) == loaded
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_yaml_says_its_command(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    commands = (f"launch/train.sh {path.stem}", "launch/demo.sh", f"infer_vos.py --checkpoint {path.stem}:")
+    commands = (f"launch/train.sh {path.stem}", "launch/demo.sh")
     assert any(command in "".join(head) for command in commands)
 
 
@@ -35,13 +36,13 @@ def test_every_yaml_says_its_command(path):
     ],
 )
 def test_dul_values_of_the_paper(name, lr, epochs, factor, every, gap, crop_random):
-    c = config.load(YTVOS.with_stem(name))
+    c = models.read_config(YTVOS.with_stem(name))
     assert (c.optim.lr, c.schedule.epochs, c.schedule.factor, c.schedule.every_epochs) == (lr, epochs, factor, every)
     assert (c.clip.frames, c.clip.gap, c.method.random_crop, c.data.batch_size) == (5, gap, crop_random, 16)
     assert c.optim.weight_decay == 5e-4 and c.optim.bias_lr_factor == 2
     assert c.optim.name == ("adam" if crop_random else "sgd")
     assert (c.method.anchor_grid, c.method.cross_grid, c.method.temperature, c.method.cross_weight) == (8, 4, 0.05, 0.1)
-    p = c.propagation
+    p = protocols.named(c.protocol, c.propagation)
     assert (p.window, p.radius, p.window_reference, p.top_k, p.context, p.repeat_reference) == (
         "disc", 12, False, 10, 20, True,
     )
@@ -61,18 +62,21 @@ def test_dul_values_of_the_paper(name, lr, epochs, factor, every, gap, crop_rand
         ("clip.frames=true", ["clip.frames = True", "whole number"]),
         ("clip.order=randm", ["clip.order = 'randm'", "did you mean 'random'"]),
         ("method.name=dull", ["'dull'", "did you mean 'dul'"]),
+        ("method.resize_px=[320, 256]", ["method.resize_px", "low <= high"]),
         ("method.crop_px=100", ["method.crop_px = 100", "multiple of 8"]),
         ("method.anchor_grid=99", ["method.anchor_grid = 99", "32"]),
         ("propagation.radius=0", ["propagation.radius = 0", "1 or more"]),
         ("data=3", ["data = 3", "section"]),
-        ("protocol=DINO3", ["protocol = 'DINO3'", "DINO, DINOv3, INO", "did you mean 'DINOv3'"]),
-        ("protocol=[DINO]", ["protocol = ['DINO']", "one of DINO"]),
+        ("protocol=DINO3", ["protocol = 'DINO3'", "DINO, DINOv3, DUL, INO", "did you mean 'DINOv3'"]),
+        ("protocol=[DINO]", ["protocol = ['DINO']", "text"]),
+        ("propagation.radios=3", ["propagation.radios", "did you mean 'radius'"]),
+        ("method=3", ["method.name = 3", "one of dul, ino"]),
         ("seed", ["--set 'seed'", "section.key=value"]),
     ],
 )
 def test_mistakes_are_named(override, words):
     with pytest.raises(UserError) as error:
-        config.load(YTVOS, [override])
+        models.read_config(YTVOS, [override])
     for word in words:
         assert word in str(error.value)
 
@@ -81,36 +85,51 @@ def test_messages_name_the_file_and_missing_keys(tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text(YTVOS.read_text().replace("  temperature: 0.05\n", "", 1))
     with pytest.raises(UserError, match=r"broken\.yaml: method\.temperature: missing"):
-        config.load(broken)
+        models.read_config(broken)
     broken.write_text("a: [1")
     with pytest.raises(UserError, match="not valid YAML"):
-        config.load(broken)
+        models.read_config(broken)
     broken.write_text(YTVOS.read_text() + "optim:\n  lr: 1.0\n")
     with pytest.raises(UserError, match=r"broken\.yaml: .*'optim' stands twice\n.*line \d+"):
-        config.load(broken)
+        models.read_config(broken)
     broken.write_text("? [a]\n: 1\n")
     with pytest.raises(UserError, match="not valid YAML"):
-        config.load(broken)
+        models.read_config(broken)
     broken.write_text("- a\n")
     with pytest.raises(UserError, match="mapping of sections, found list"):
-        config.load(broken)
+        models.read_config(broken)
     with pytest.raises(UserError, match="did you mean 'broken'"):
-        config.load(tmp_path / "brokn.yaml")
+        models.read_config(tmp_path / "brokn.yaml")
+
+
+def test_a_file_takes_from_its_base_what_it_does_not_say(tmp_path):
+    (tmp_path / "ytvos.yaml").write_text(YTVOS.read_text())
+    derived = tmp_path / "mine.yaml"
+    derived.write_text("base: ytvos\nclip:\n  gap: 7\nseed: 5\n")
+    ours, base = (schema.as_plain(models.read_config(path)) for path in (derived, YTVOS))
+    assert ours == {**base, "seed": 5, "clip": {**base["clip"], "gap": 7}}
+    derived.write_text("base: [ytvos]\n")
+    with pytest.raises(UserError, match="no such configuration"):
+        models.read_config(derived)
+    (tmp_path / "ytvos.yaml").write_text("base: mine\n")
+    derived.write_text("base: ytvos\n")
+    with pytest.raises(UserError, match="must not lead back"):
+        models.read_config(derived)
 
 
 def test_overrides_are_typed_and_reach_sections_left_out():
-    loaded = config.load(YTVOS, ["optim.lr=1e-3", "log.scalar_steps=7", "seed=3", "validation.root=null"])
+    loaded = models.read_config(YTVOS, ["optim.lr=1e-3", "log.scalar_steps=7", "seed=3", "validation.root=null"])
     assert (loaded.optim.lr, loaded.log.scalar_steps, loaded.seed, loaded.validation.root) == (1e-3, 7, 3, None)
 
 
 def test_sections_are_frozen():
     with pytest.raises(FrozenInstanceError):
-        config.load(YTVOS).optim.lr = 1
+        models.read_config(YTVOS).optim.lr = 1
 
 
 def test_loading_runs_no_code(tmp_path):
     path = tmp_path / "code.yaml"
     path.write_text("!!python/object/apply:os.mkdir ['%s']\n" % (tmp_path / "made"))
     with pytest.raises(UserError):
-        config.load(path)
+        models.read_config(path)
     assert not (tmp_path / "made").exists()

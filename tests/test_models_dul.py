@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import models
 from core import checkpoint
+from core.augment import normalise
 from core.errors import UserError
-from models import snapshots
+from core.schema import as_plain
 from models.layers import gather_cells, warp
-from models.methods import dul
 from models.methods.dul import Method, dul_losses, grid_cells, self_training
+from models.published import recognised
 from tests.filling import images, state
 from tests.small import dul_config
 
@@ -108,7 +110,8 @@ def test_losses_keep_float32_under_autocast(monkeypatch):
     features = [F.normalize(torch.randn(2, 3, 16, 16, 16) + 2, dim=2) for _ in range(2)]
     monkeypatch.setattr(method, "_embed", lambda *_: features)
     theta = torch.tensor([[-0.71, 0.0, 0.13], [0.0, 0.71, -0.17]]).expand(2, 3, 2, 3)
-    batch = {"plain": torch.zeros(2, 3, 3, 128, 128), "transformed": None, "theta": theta}
+    pixels = torch.zeros(2, 3, 3, 128, 128, dtype=torch.uint8)
+    batch = {"plain": pixels, "transformed": pixels, "theta": theta}
     cells = method._draw_cells(batch["plain"])
     expected = method._losses(batch, *cells)[0]
     with torch.autocast("cpu", torch.bfloat16):
@@ -132,7 +135,7 @@ def test_gather_cells_takes_row_major_cells():
 
 def official_state(prefix=""):
     """The state_dict of an official snapshot, filled by the rule of the reference values."""
-    own = Method(dul_config(embedding=128)).state_dict()
+    own = Method(dul_config(embedding=128)).extractor.state_dict()
     names = ("fast_net." + name.replace("head.", "emb_q.", 1) for name in own)
     filled = state({name: tensor.shape for name, tensor in zip(names, own.values())})
     return {prefix + name: value for name, value in filled.items()}
@@ -141,21 +144,24 @@ def official_state(prefix=""):
 def test_network_agrees_with_reference(golden):
     reference = {k: torch.from_numpy(v) for k, v in golden("g7_resnet18").items() if v.ndim}
     official = official_state()
-    method = Method(dul_config(embedding=128))
-    method.load_state_dict(dul.published({"model": official})[0])
+    found = recognised({"model": official})
+    network = found.make()
+    network.load_state_dict(found.state)
     first8 = official["fast_net.backbone.conv1.weight"].flatten()[:8]
     torch.testing.assert_close(first8, reference["check_conv1_first8"], atol=1e-6, rtol=0)
-    method.eval()
-    for key in ("res3", "res4", "key"):
-        torch.testing.assert_close(method.features(reference["x"], key), reference[key], atol=1e-5, rtol=0)
-    method.train()
+    network.eval()
+    with torch.no_grad():
+        for layer in ("res3", "res4", "key"):
+            unit = F.normalize(network.maps(reference["x"], layer), dim=1)
+            torch.testing.assert_close(unit, reference[layer], atol=1e-5, rtol=0)
+    network.train()
     batch = images((2, 3, 64, 96), int(golden("g7_resnet18")["train_x_entry"]))
     with torch.no_grad():
-        maps = method.backbone(batch)["res4"]
-        res4, key = F.normalize(maps, dim=1), F.normalize(method.head(maps), dim=1)
+        maps = network.backbone(batch)["res4"]
+        res4, key = F.normalize(maps, dim=1), F.normalize(network.head(maps), dim=1)
     torch.testing.assert_close(res4[0, ::8], reference["train_res4_b0"], atol=1e-5, rtol=0)
     torch.testing.assert_close(key[:, ::4], reference["train_key"], atol=1e-5, rtol=0)
-    bn1 = method.backbone.bn1
+    bn1 = network.backbone.bn1
     torch.testing.assert_close(bn1.running_mean, reference["train_running_mean_bn1"], atol=1e-5, rtol=0)
     torch.testing.assert_close(bn1.running_var, reference["train_running_var_bn1"], atol=1e-5, rtol=1e-5)
 
@@ -167,13 +173,17 @@ def test_official_snapshot_loads_by_name(shared, tmp_path, prefix):
     assert {k.removeprefix(prefix): list(v.shape) for k, v in official.items()} == names
     path = tmp_path / "epoch100_score0.690_res4.pth"
     torch.save({"model": official, "opt": {}, "score": 0.69, "epoch": 100}, path)
-    loaded, config = snapshots.restore(path)
-    assert config.method.name == "dul"
+    loaded = models.load(path)
+    assert (loaded.protocol, loaded.changes, loaded.layers[0], loaded.training) == ("DUL", {}, "res4", False)
+    network = Method(dul_config(embedding=128)).extractor.eval()
+    network.load_state_dict({k: official[prefix + "fast_net." + k.replace("head.", "emb_q.", 1)] for k in network.state_dict()})
+    frames = torch.rand(1, 3, 48, 64)
+    with torch.no_grad():
+        wanted = F.normalize(network.maps(normalise(frames), "res4"), dim=1)
+        assert torch.equal(loaded(frames, "res4"), wanted)
     method = Method(dul_config(embedding=128))
-    method.load_state_dict(dul.published({"model": official})[0])
-    frames = torch.randn(1, 3, 48, 64)
-    method.eval()
-    assert torch.equal(loaded.features(frames, "res4"), method.features(frames, "res4"))
+    assert models.initialise(method, path) == []
+    assert torch.equal(method.extractor.head.conv2.bias, official[prefix + "fast_net.emb_q.conv2.bias"])
 
 
 def test_snapshots_that_do_not_fit_are_listed(tmp_path):
@@ -183,7 +193,7 @@ def test_snapshots_that_do_not_fit_are_listed(tmp_path):
     path = tmp_path / "broken.pth"
     torch.save({"model": broken}, path)
     with pytest.raises(UserError) as error:
-        snapshots.restore(path)
+        models.load(path)
     for words in ("missing: head.conv2.bias", "left over: extra", "backbone.conv1.weight [64, 3, 3, 3]"):
         assert words in str(error.value)
 
@@ -201,7 +211,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
     for name, content in cases.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(UserError, match=name):
-            snapshots.restore(tmp_path / name)
+            models.load(tmp_path / name)
     assert "code ran" not in capsys.readouterr().out
     with pytest.raises(UserError) as error:
         checkpoint.load(tmp_path / "code.pth")
@@ -219,21 +229,29 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
 
 
 def test_untrained_weights_follow_the_seed():
-    from core.components import ROOT
-
-    path = ROOT / "configs" / "ytvos.yaml"
-    weights = [snapshots.restore("untrained", path, [f"seed={s}"])[0].head.conv1.weight for s in (1, 1, 2)]
+    weights = [models.load("untrained", overrides=[f"seed={s}"]).head.conv1.weight for s in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_checkpoint_brings_its_network_and_its_protocol(tmp_path):
+    config = models.read_config(models.UNTRAINED, ["method.embedding=16", "propagation.radius=7"])
+    method = models.build(config)
+    checkpoint.save(tmp_path / "best.pth", {"method": method.state_dict(), "config": as_plain(config)})
+    loaded = models.load(tmp_path / "best.pth")
+    assert (loaded.protocol, loaded.changes, loaded.training) == ("DUL", {"radius": 7}, False)
+    frames = torch.rand(1, 3, 32, 40)
+    with torch.no_grad():
+        assert torch.equal(loaded(frames, "key"), method.extractor.eval()(frames, "key"))
+    with pytest.raises(UserError, match="brings its own configuration"):
+        models.load(tmp_path / "best.pth", overrides=["method.embedding=8"])
 
 
 def test_pictures_show_a_sample():
     torch.manual_seed(0)
     method = Method(dul_config()).eval()
-    batch = {
-        "plain": torch.randn(2, 3, 3, 64, 64),
-        "transformed": torch.randn(2, 3, 3, 64, 64),
-        "theta": torch.eye(2, 3).expand(2, 3, 2, 3),
-    }
+    views = torch.randint(0, 256, (2, 2, 3, 3, 64, 64), dtype=torch.uint8)
+    batch = {"plain": views[0], "transformed": views[1], "theta": torch.eye(2, 3).expand(2, 3, 2, 3)}
     (sheet,) = method.pictures(batch).values()
     assert sheet.dtype == torch.uint8 and tuple(sheet.shape) == (3, 5 * 64, 3 * 64)
+    assert torch.equal(sheet[:, 64:128, 64:128], views[1, 0, 1])
     assert sheet.float().std() > 10

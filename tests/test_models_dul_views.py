@@ -80,10 +80,10 @@ def test_authors_samples_from_their_draws(golden, sample):
 
     assert not rng.notes
     close = {"atol": 1e-4, "rtol": 0}  # a grey level is 0.017 after normalisation
-    torch.testing.assert_close(made["plain"], torch.from_numpy(arrays[f"{sample}_frames"]), **close)
-    torch.testing.assert_close(made["transformed"], torch.from_numpy(arrays[f"{sample}_frames_aug"]), **close)
+    torch.testing.assert_close(normalise(made["plain"]), torch.from_numpy(arrays[f"{sample}_frames"]), **close)
+    augmented = torch.from_numpy(arrays[f"{sample}_frames_aug"])
+    torch.testing.assert_close(normalise(made["transformed"]), augmented, **close)
     torch.testing.assert_close(made["theta"], torch.from_numpy(arrays[f"{sample}_affine1"]), atol=1e-6, rtol=0)
-    assert made["valid"].all()
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -92,60 +92,55 @@ def test_theta_warps_plain_onto_transformed(flipped, top, left):
     views = Views(config(128, (128, 128)))
     draws = Draws(128, 160, 0, 20, False, flipped, 0.5, top, left)
     made = views.apply(smooth_frames(2, 128, 160), draws)
-    grid = F.affine_grid(made["theta"], made["plain"].shape, align_corners=False)
-    warped = F.grid_sample(made["plain"], grid, align_corners=False, padding_mode="border")
-    assert (warped - made["transformed"]).abs().max() < 0.05  # the zoomed view spans 3.5
-    wrong = F.grid_sample(made["plain"], grid.flip(2), align_corners=False, padding_mode="border")
-    assert (wrong - made["transformed"]).abs().max() > 1
+    plain, transformed = made["plain"].float(), made["transformed"]
+    grid = F.affine_grid(made["theta"], plain.shape, align_corners=False)
+    warped = F.grid_sample(plain, grid, align_corners=False, padding_mode="border")
+    assert (warped - transformed).abs().max() < 3  # grey levels
+    wrong = F.grid_sample(plain, grid.flip(2), align_corners=False, padding_mode="border")
+    assert (wrong - transformed).abs().max() > 60
 
 
 def test_all_frames_of_a_clip_are_treated_alike():
     views, (frame,) = Views(config()), smooth_frames(1, 50, 70)
     made = views([frame] * 4, np.random.default_rng(0))
-    for name in ("plain", "transformed", "theta", "valid"):
+    for name in ("plain", "transformed", "theta"):
         assert all(torch.equal(made[name][0], other) for other in made[name])
     assert made["plain"].shape == made["transformed"].shape == (4, 3, 32, 32)
-    assert made["theta"].shape == (4, 2, 3) and made["valid"].shape == (4, 1, 32, 32)
+    assert made["theta"].shape == (4, 2, 3)
 
 
-def test_padding_is_invalid_and_zero_in_both_views():
+def test_padding_has_the_mean_colour_in_both_views():
     views = Views(config(crop_px=32, resize_px=(20, 20)))
     draws = Draws(20, 40, -7, 3, flip=True, zoom_flip=True, zoom=0.75, zoom_top=2, zoom_left=5)
     frames = [np.full((20, 40, 3), 255, np.uint8)] * 2
-    made = views.apply(frames, draws)
-    valid = made["valid"][0, 0]
-    assert valid[7:27].all() and valid.sum() == 20 * 32
-    assert (made["plain"][:, :, ~valid] == 0).all() and (made["plain"][:, :, valid] > 2).all()
+    made = {name: normalise(view) for name, view in views.apply(frames, draws).items() if name != "theta"}
+    inside = torch.zeros(32, dtype=torch.bool)
+    inside[7:27] = True
+    assert (made["plain"][:, :, ~inside].abs() < 0.01).all() and (made["plain"][:, :, inside] > 2).all()
     # the zoomed crop starts 2 rows down, its 24 rows fill 32: padding above row 5 / 0.75
-    assert (made["transformed"][:, :, :6] == 0).all() and (made["transformed"][:, :, 8:] > 2).all()
+    assert (made["transformed"][:, :, :6].abs() < 0.01).all() and (made["transformed"][:, :, 8:] > 2).all()
 
 
 @pytest.mark.parametrize("crop_px", [40, 96, 128, 200, 256])
 @pytest.mark.parametrize("short", [36, 300])
 def test_any_crop_against_a_plain_reference(crop_px, short):
-    """Every step by Pillow, frame and validity alike; powers of two and other sides, with padding and without."""
+    """Every step by Pillow; powers of two and other sides, with padding and without."""
     views, rng = Views(config(crop_px, (short, short))), np.random.default_rng(crop_px)
     frames = smooth_frames(2, 60, 90)
     for _ in range(4):
         draws = views.draw(rng, frames[0].shape[:2])
         made = views.apply(frames, draws)
-        size = (crop_px, crop_px)
-        for name, zoomed in (("plain", False), ("transformed", True)):
-            for t, frame in enumerate(frames):
-                picture = Image.fromarray(frame).resize((draws.width, draws.height), Image.Resampling.BILINEAR)
-                box = (draws.left, draws.top, draws.left + crop_px, draws.top + crop_px)
-                inside = Image.new("L", picture.size, 1).crop(box)
-                colours = Image.new("RGB", size, MEAN_COLOUR)
-                colours.paste(picture, (-draws.left, -draws.top))
-                planes = [ImageOps.mirror(image) if draws.flip else image for image in (colours, inside)]
-                if zoomed:
-                    planes = [ImageOps.mirror(image) if draws.zoom_flip else image for image in planes]
-                    side = int(draws.zoom * crop_px)
-                    corner = (draws.zoom_left, draws.zoom_top, draws.zoom_left + side, draws.zoom_top + side)
-                    planes = [image.crop(corner).resize(size, Image.Resampling.BILINEAR) for image in planes]
-                pixels, valid = (torch.from_numpy(np.array(image)) for image in planes)
-                expected = normalise(pixels.permute(2, 0, 1)) * valid
-                torch.testing.assert_close(made[name][t], expected)
+        for t, frame in enumerate(frames):
+            size = (crop_px, crop_px)
+            plain = Image.new("RGB", size, MEAN_COLOUR)
+            scaled = Image.fromarray(frame).resize((draws.width, draws.height), Image.Resampling.BILINEAR)
+            plain.paste(scaled, (-draws.left, -draws.top))
+            plain = ImageOps.mirror(plain) if draws.flip else plain
+            zoomed, side = ImageOps.mirror(plain) if draws.zoom_flip else plain, int(draws.zoom * crop_px)
+            corner = (draws.zoom_left, draws.zoom_top, draws.zoom_left + side, draws.zoom_top + side)
+            zoomed = zoomed.crop(corner).resize(size, Image.Resampling.BILINEAR)
+            for name, picture in (("plain", plain), ("transformed", zoomed)):
+                assert torch.equal(made[name][t], torch.from_numpy(np.array(picture)).permute(2, 0, 1))
 
 
 def test_small_frames_lie_anywhere_inside_the_crop():
@@ -170,9 +165,8 @@ def test_without_chance_the_centre_is_cut():
     views = Views(config(crop_px=32, resize_px=(32, 32), random_crop=False, flip=0.0, zoom=(1.0, 1.0)))
     (frame,) = smooth_frames(1, 32, 60)
     made = views([frame], np.random.default_rng(3))
-    expected = normalise(torch.from_numpy(frame[:, 14:46]).permute(2, 0, 1))
-    torch.testing.assert_close(made["plain"][0], expected)
-    torch.testing.assert_close(made["transformed"][0], expected)
+    expected = torch.from_numpy(frame[:, 14:46]).permute(2, 0, 1)
+    assert torch.equal(made["plain"][0], expected) and torch.equal(made["transformed"][0], expected)
     torch.testing.assert_close(made["theta"][0], torch.eye(2, 3))
 
 
@@ -196,4 +190,4 @@ def test_same_generator_same_sample_also_after_pickling():
 def test_frames_of_other_sizes_in_a_clip_are_brought_to_the_first_ones():
     (small,) = smooth_frames(1, 30, 40)
     made = Views(config())([small.repeat(2, 0).repeat(2, 1), small], np.random.default_rng(0))
-    assert (made["plain"][0] - made["plain"][1]).abs().max() < 0.2
+    assert (made["plain"][0].int() - made["plain"][1]).abs().max() < 12

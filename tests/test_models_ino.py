@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import config as configuration
+import models
 from core import optim
-from core.augment import denormalise
+from core.augment import normalise
 from core.errors import UserError
 from core.schedule import Progress
 from core.schema import Optim
@@ -28,7 +28,7 @@ def method_of(**changes):
 
 def batch_of(clips=2, frames=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(clips, frames, *shape, generator=generator)
+    draw = lambda *shape: torch.randint(0, 256, (clips, frames, *shape), generator=generator, dtype=torch.uint8)
     return {"global": draw(3, 32, 32), "local": draw(2, 3, 16, 16)}
 
 
@@ -37,7 +37,7 @@ def adamw(method, lr=1e-3):
 
 
 def step(method, optimiser, batch, progress):
-    losses = method(batch, progress)
+    losses = method(batch)
     optimiser.zero_grad()
     losses.total.backward()
     method.before_step(progress)
@@ -57,13 +57,13 @@ def test_forward_is_the_three_terms_of_what_both_networks_put_out():
     torch.manual_seed(5)
     mask = method._draw_mask(batch["global"])
     torch.manual_seed(5)
-    losses = method(batch, START)
+    losses = method(batch)
 
     (places,) = mask.nonzero(as_tuple=True)
     student, teacher = torch.zeros(2, 4, 32), torch.zeros(2, 4, 32)
     student_patch, teacher_patch = torch.zeros(2, 4, len(places), 32), torch.zeros(2, 4, len(places), 32)
     local = torch.zeros(2, 4, 2, 32)
-    run = lambda network, image, mask=None: network.head(network.backbone(image[None], mask))[0]
+    run = lambda network, image, mask=None: network.head(network.backbone(normalise(image[None]), mask))[0]
     with torch.no_grad():
         for b in range(2):
             for t in range(4):
@@ -159,15 +159,15 @@ def test_mask_is_none_or_a_share_of_the_patches():
 
 def test_validation_leaves_the_centres_alone():
     method = method_of(mask_chance=1.0).eval()
-    method(batch_of(), START)
+    method(batch_of())
     assert not method.centre_class.any() and not method.centre_patch.any()
-    method.train()(batch_of(), START)
+    method.train()(batch_of())
     assert method.centre_class.any() and method.centre_patch.any()
 
 
 def test_an_odd_number_of_frames_is_refused():
     with pytest.raises(UserError, match=r"clip.frames = 3: must be even"):
-        method_of()(batch_of(frames=3), START)
+        method_of()(batch_of(frames=3))
 
 
 @pytest.mark.parametrize("inference", ["student", "teacher"])
@@ -176,20 +176,21 @@ def test_features_are_unit_patch_tokens_of_the_network_asked_for(inference):
     with torch.no_grad():
         for parameter in method.teacher.parameters():
             parameter.mul_(1.2)
-    frames = torch.randn(2, 3, 24, 40)
-    maps = method.features(frames, "block7")
-    assert maps.shape == (2, 192, 3, 5) and not maps.requires_grad
+    extractor, frames = method.extractor, torch.rand(2, 3, 24, 40)
+    with torch.no_grad():
+        maps = extractor(frames, "block7")
+        tokens = getattr(method, inference).backbone(normalise(frames), blocks=7)[1, 1 + 2 * 5 + 3]  # row 2, column 3
+    assert maps.shape == (2, 192, 3, 5)
     torch.testing.assert_close(maps.norm(dim=1), torch.ones(2, 3, 5))
-    tokens = getattr(method, inference).backbone(frames, blocks=7)[1, 1 + 2 * 5 + 3]  # row 2, column 3
-    torch.testing.assert_close(maps[1, :, 2, 3], (tokens / tokens.norm()).detach())
-    assert method.keys[:2] == ("block7", "block12") and len(method.keys) == 12
+    torch.testing.assert_close(maps[1, :, 2, 3], tokens / tokens.norm())
+    assert extractor.layers[:2] == ("block7", "block12") and len(extractor.layers) == 12
     with pytest.raises(UserError, match="propagation.multiple = 8"):
-        method.features(frames[..., :36], "block7")
+        extractor(frames[..., :36], "block7")
 
 
 def test_parameter_groups_have_the_official_sizes(shared):
     path = shared("golden/g7_ino_checkpoint_layout.json")
-    config = configuration.load("configs/charades.yaml")
+    config = models.read_config(models.ROOT / "configs/charades.yaml")
     groups = optim.parameter_groups(ino.Method(config.method), config.optim)
     sizes = lambda chosen: (sum(len(g["params"]) for g in chosen), sum(p.numel() for g in chosen for p in g["params"]))
     ours = [sizes([g for g in groups if g["decays"]]), sizes([g for g in groups if not g["decays"]])]
@@ -232,7 +233,7 @@ def test_global_crops_keep_their_share_of_the_frame_and_its_colours():
     views = ino_views.Views(ino_config(local_crops=1))
     shares = []
     for seed in range(30):
-        crop = denormalise(views([frame, frame], np.random.default_rng(seed))["global"])[0].float()
+        crop = views([frame, frame], np.random.default_rng(seed))["global"][0].float()
         height, width = (crop[0, -1] - crop[0, 0]).mean(), (crop[1, :, -1] - crop[1, :, 0]).mean()
         shares.append(float(height * width) / (200 * 240) * (32 / 31) ** 2)
         assert width > 0 and (crop[2] - 90).abs().max() <= 1
@@ -243,7 +244,7 @@ def test_local_crops_are_flipped_recoloured_and_greyed_as_often_as_said():
     y, x = np.mgrid[0:96, 0:128]
     frame = np.stack([80 + x // 2, 90 + y // 2, np.full_like(x, 60)], axis=-1).astype(np.uint8)
     views = ino_views.Views(ino_config(local_crops=100))
-    crops = denormalise(views([frame, frame], np.random.default_rng(0))["local"]).float().flatten(0, 1)
+    crops = views([frame, frame], np.random.default_rng(0))["local"].float().flatten(0, 1)
     grey = (crops[:, 0] - crops[:, 2]).abs().flatten(1).amax(1) <= 1
     flipped = (crops[:, 0, :, -1] - crops[:, 0, :, 0]).mean(1) < 0
     recoloured = (crops[:, 2] - 60).abs().flatten(1).amax(1) > 1
@@ -265,9 +266,9 @@ def _rank(rank, port, queue):
     torch.manual_seed(100 + rank)  # of its own, as in training
     mine = {name: value[rank : rank + 1] for name, value in batch_of().items()}
     for _ in range(2):
-        losses = model(mine, START)
+        losses = model(mine)
         losses.total.backward()
-    method.eval()(mine, START)  # must not wait for the other rank
+    method.eval()(mine)  # must not wait for the other rank
     gradient = method.student.backbone.patch_embed.proj.weight.grad
     queue.put((rank, method.centre_class.tolist(), method.centre_patch.tolist(), gradient.flatten()[:50].tolist()))
     queue.close()
@@ -294,7 +295,7 @@ def test_two_processes_share_mask_centres_and_gradient_with_one():
     alone = method_of(mask_chance=1.0, drop_path=0.0)
     torch.manual_seed(100)
     for _ in range(2):
-        alone(batch_of(), START).total.backward()
+        alone(batch_of()).total.backward()
     gradient = alone.student.backbone.patch_embed.proj.weight.grad.flatten()[:50]
     for ours, theirs in zip(first[1:], (alone.centre_class, alone.centre_patch, gradient)):
         torch.testing.assert_close(torch.tensor(ours), theirs, atol=2e-5, rtol=1e-3)

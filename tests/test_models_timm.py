@@ -6,15 +6,12 @@ import pytest
 import torch
 import torchvision
 
-import train
-from core import checkpoint, components
+import models
+from core import checkpoint
 from core.errors import UserError
-from models import snapshots
 from models.backbones.vit import Backbone as OwnViT
-from models.methods.timm import Config, Method
 
 VIT, CONVNEXT = "vit_tiny_patch16_224", "convnext_atto"
-CONFIG = snapshots.CONFIGS / "timm.yaml"
 
 
 @pytest.fixture
@@ -22,12 +19,8 @@ def timm():
     return pytest.importorskip("timm", reason="timm is optional: python -m pip install -r requirements-optional.txt")
 
 
-def untrained(name, *overrides):
-    return snapshots.restore("untrained", CONFIG, [f"method.model={name}", *overrides])
-
-
-def method(name):
-    return Method(Config("timm", "timm", name)).eval()
+def untrained(name):
+    return models.load(f"timm:{name}@untrained")
 
 
 @pytest.mark.parametrize(
@@ -39,31 +32,30 @@ def method(name):
     ],
 )
 def test_keys_cells_and_unit_features(timm, name, keys, cells, channels):
-    network, config = untrained(name)
-    assert list(network.keys) == keys and [network.cell_px(key) for key in keys] == cells
-    assert (config.protocol, config.propagation_on("davis", 14).multiple) == ("DINO", 14)
+    network = untrained(name)
+    assert list(network.layers) == keys and [network.cell_px(key) for key in keys] == cells
+    assert network.protocol == "DINO" and not network.training
     rng = torch.Generator().manual_seed(0)
     for key, px, D in list(zip(keys, cells, channels))[:: 11 if name == VIT else 1]:
-        maps = network.extractor(key)(torch.rand(2, 3, 9 * px, 11 * px, generator=rng))
-        assert maps.shape == (2, D, 9, 11) and not maps.requires_grad
+        with torch.no_grad():
+            maps = network(torch.rand(2, 3, 9 * px, 11 * px, generator=rng), key)
+        assert maps.shape == (2, D, 9, 11)
         torch.testing.assert_close(maps.norm(dim=1), torch.ones(2, 9, 11))
-        with pytest.raises(UserError, match=f"{9 * px + 2} x {11 * px} px: {key} of {name} .*multiple = {px}"):
-            network.features(torch.rand(1, 3, 9 * px + 2, 11 * px), key)
-    with pytest.raises(UserError, match=f"key 'layer4': must be one of {keys[0]}"):
-        network.extractor("layer4")
+        with pytest.raises(UserError, match=f"{9 * px + 2} x {11 * px} px: .*multiple = {px}"):
+            network(torch.rand(1, 3, 9 * px + 2, 11 * px), key)
 
 
 @pytest.mark.parametrize("name, prefix_tokens", [("deit_tiny_distilled_patch16_224", 2), ("eva02_tiny_patch14_224", 1)])
 def test_tokens_that_are_no_patches_are_left_out(timm, name, prefix_tokens):
-    network = method(name)
-    inner, px = network.backbone.network, network.cell_px("block12")
+    network = untrained(name)
+    inner, px = network.network, network.cell_px("block12")
     assert inner.num_prefix_tokens == prefix_tokens
     frames = torch.rand(1, 3, 3 * px, 5 * px)
     with torch.no_grad():
         tokens = inner.forward_features(frames)  # the last block's, all of them, behind the norm
-    assert tokens.shape[1] == prefix_tokens + 15
-    wanted = torch.nn.functional.normalize(tokens[0, prefix_tokens:], dim=-1).T.unflatten(1, (3, 5))
-    torch.testing.assert_close(network.features(frames, "block12")[0], wanted)
+        assert tokens.shape[1] == prefix_tokens + 15
+        wanted = tokens[0, prefix_tokens:].T.unflatten(1, (3, 5))
+        torch.testing.assert_close(network.maps(frames, "block12")[0], wanted)
 
 
 def test_a_vision_transformer_is_the_projects_own(timm, tmp_path):
@@ -71,40 +63,34 @@ def test_a_vision_transformer_is_the_projects_own(timm, tmp_path):
     own = OwnViT("tiny", 16, 224, mask_token=False).eval()
     head = {"head.weight": torch.zeros(1000, 192), "head.bias": torch.zeros(1000)}
     torch.save({"model": {f"module.{k}": v for k, v in {**own.state_dict(), **head}.items()}}, tmp_path / "vit.pth")
-    network, config = snapshots.restore(f"timm:{VIT}@{tmp_path / 'vit.pth'}")
-    assert config.method.model == VIT and not network.training
+    network = models.load(f"timm:{VIT}@{tmp_path / 'vit.pth'}")
     frames = torch.rand(1, 3, 224, 224)
     for n in (5, 12):
         with torch.no_grad():
             tokens = own((frames - 0.5) / 0.5, blocks=n)[0, 1:]  # the mean and deviation this network has in timm
+            found = network(frames, f"block{n}")[0]
         wanted = torch.nn.functional.normalize(tokens, dim=-1).T.unflatten(1, (14, 14))
-        torch.testing.assert_close(network.extractor(f"block{n}")(frames)[0], wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_a_resnet_is_torchvisions(timm, tmp_path):
     theirs = torchvision.models.resnet18().eval()
     save = pytest.importorskip("safetensors.torch").save_file
     save(theirs.state_dict(), tmp_path / "resnet.safetensors")
-    network, _ = snapshots.restore(f"timm:resnet18@{tmp_path / 'resnet.safetensors'}")
+    network = models.load(f"timm:resnet18@{tmp_path / 'resnet.safetensors'}")
     frames = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         maps = torch.nn.Sequential(*list(theirs.children())[:-2])(frames)
-    torch.testing.assert_close(network.features(frames, "stage4"), torch.nn.functional.normalize(maps, dim=1))
-
-
-def test_random_weights_follow_the_seed(timm):
-    first, again, other = (untrained(CONVNEXT, f"seed={seed}")[0].state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+        torch.testing.assert_close(network.maps(frames, "stage4"), maps)
 
 
 def test_weights_are_those_that_timm_has(timm, monkeypatch):
     make, asked = timm.create_model, []
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: (
         asked.append((name, pretrained)), make(name, pretrained=False, **more))[1])
-    snapshots.restore("timm:resnet18.a1_in1k")
+    models.load("timm:resnet18.a1_in1k")
     assert asked[-1] == ("resnet18.a1_in1k", True)
-    snapshots.restore("untrained", CONFIG, ["method.model=resnet18"])
+    untrained("resnet18")
     assert asked[-1] == ("resnet18", False)
 
     def offline(name, pretrained, **_):
@@ -112,7 +98,7 @@ def test_weights_are_those_that_timm_has(timm, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match=r"no weights for resnet18 .*the hub cannot be reached; .*timm:resnet18@PATH"):
-        snapshots.restore("timm:resnet18")
+        models.load("timm:resnet18")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +112,7 @@ def test_weights_are_those_that_timm_has(timm, monkeypatch):
 )
 def test_unknown_names(timm, name, said):
     with pytest.raises(UserError, match=said):
-        snapshots.restore(f"timm:{name}")
+        models.load(f"timm:{name}")
 
 
 @pytest.mark.parametrize(
@@ -142,31 +128,31 @@ def test_networks_without_a_map_of_any_size(timm, name, said):
 
 
 def test_sizes_that_a_network_refuses_are_named(timm, monkeypatch):
-    network = method(CONVNEXT)
+    network = untrained(CONVNEXT)
 
     def refuse(*_, **__):
         raise AssertionError("no such size")
 
-    monkeypatch.setattr(network.backbone.network, "forward_intermediates", refuse)
+    monkeypatch.setattr(network.network, "forward_intermediates", refuse)
     with pytest.raises(UserError, match="8 x 16 px .AssertionError no such size.; .*propagation.multiple=32"):
-        network.features(torch.rand(1, 3, 8, 16), "stage1")
+        network(torch.rand(1, 3, 8, 16), "stage1")
 
 
 def test_files_must_fit(timm, tmp_path):
-    state = method(CONVNEXT).backbone.network.state_dict()
+    state = untrained(CONVNEXT).network.state_dict()
     path = tmp_path / "weights.pth"
     lost = "stages.3.blocks.1.mlp.fc1.bias"
     torch.save({name: value for name, value in state.items() if name != lost}, path)
     with pytest.raises(UserError, match=f"{path}: does not fit this network; missing: {lost}"):
-        snapshots.restore(f"timm:{CONVNEXT}@{path}")
+        models.load(f"timm:{CONVNEXT}@{path}")
     torch.save({"what": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=f"{path}: "):
-        snapshots.restore(f"timm:{CONVNEXT}@{path}")
+        models.load(f"timm:{CONVNEXT}@{path}")
     torch.save([1], path)
     with pytest.raises(UserError, match=f"{path}: holds a list"):
-        snapshots.restore(f"timm:{CONVNEXT}@{path}")
+        models.load(f"timm:{CONVNEXT}@{path}")
     with pytest.raises(UserError, match="no such checkpoint"):
-        snapshots.restore(f"timm:{CONVNEXT}@{tmp_path / 'absent.safetensors'}")
+        models.load(f"timm:{CONVNEXT}@{tmp_path / 'absent.safetensors'}")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\x08\0\0\0\0\0\0\0{broken")
     with pytest.raises(UserError, match=f"{broken}: is not a readable checkpoint"):
@@ -182,14 +168,5 @@ def test_releases_that_may_run_code_are_refused(timm, monkeypatch, version):
 
 def test_without_timm_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    for source in (("timm:resnet18",), ("untrained", CONFIG)):
-        with pytest.raises(UserError, match="it is optional: python -m pip install -r requirements-optional.txt"):
-            snapshots.restore(*source)
-
-
-def test_it_is_not_trained(monkeypatch, capsys):
-    assert not hasattr(components.load("method", "timm"), "Views")
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(CONFIG)])
-    with pytest.raises(SystemExit) as stop:
-        train.main()
-    assert stop.value.code == 2 and "timm.yaml: method timm serves inference alone" in capsys.readouterr().err
+    with pytest.raises(UserError, match="it is optional: python -m pip install -r requirements-optional.txt"):
+        models.load("timm:resnet18")

@@ -146,9 +146,10 @@ def test_a_loss_that_is_not_finite_stops_with_names(project):
 
 
 def test_weights_that_are_not_finite_replace_no_checkpoint(project, tmp_path):
+    from models.snapshots import build
+
     from core.config import load
     from core.run import Run
-    from models.snapshots import build
 
     config = load(project[0])
     run = Run(build(config), config, tmp_path, torch.device("cpu"))
@@ -161,9 +162,10 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(project, tmp_path):
 
 
 def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
+    from models.snapshots import build
+
     from core.config import load
     from core.run import Run
-    from models.snapshots import build
 
     config = load(project[0])
     first, second = (Run(build(config), config, tmp_path / name, torch.device("cpu")) for name in ("a", "b"))

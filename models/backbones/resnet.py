@@ -1,7 +1,16 @@
-"""torchvision's ResNet-18 with output stride 8."""
+"""torchvision's ResNet-18 with output stride 8, as DUL and CRW use it.
 
-from torch import nn
+Legend: B images, H W pixels, h w cells.
+"""
+
+from torch import Tensor, nn
 from torchvision.models import resnet18
+
+from models.extractor import Extractor
+from models.layers import ConvHead
+
+STRIDE = 8
+CHANNELS = {"res3": 256, "res4": 512}
 
 
 class Backbone(nn.Module):
@@ -14,10 +23,7 @@ class Backbone(nn.Module):
     "reflect".
     """
 
-    stride = 8
-    channels = {"res3": 256, "res4": 512}
-
-    def __init__(self, last="res4", padding="zeros"):
+    def __init__(self, last: str = "res4", padding: str = "zeros"):
         super().__init__()
         net = resnet18(weights=None)
         convolutions = lambda part: (m for m in part.modules() if isinstance(m, nn.Conv2d))
@@ -30,10 +36,46 @@ class Backbone(nn.Module):
         if last == "res4":
             self.layer4 = net.layer4
 
-    def forward(self, images, last="res4"):
+    def forward(self, images: Tensor, last: str = "res4") -> dict[str, Tensor]:
         """last="res3" stops before layer4, which then costs nothing."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps = {"res3": self.layer3(self.layer2(self.layer1(x)))}
         if last == "res4":
             maps["res4"] = self.layer4(maps["res3"])
         return maps
+
+
+class ResNet(Extractor):
+    """DUL's network: layers res4, key (a projection of res4) and res3."""
+
+    layers = ("res4", "key", "res3")
+
+    def __init__(self, embedding: int = 128):
+        """embedding: channels of `key`."""
+        super().__init__()
+        self.backbone = Backbone()
+        self.head = ConvHead(CHANNELS["res4"], embedding)
+
+    def maps(self, images: Tensor, layer: str) -> Tensor:
+        if layer == "key":
+            return self.head(self.backbone(images)["res4"])
+        return self.backbone(images, last=layer)[layer]
+
+    def cell_px(self, layer: str) -> int:
+        return STRIDE
+
+
+class ReflectResNet(Extractor):
+    """CRW's network: res3 alone; convolutions see the frame mirrored beyond its border."""
+
+    layers = ("res3",)
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone("res3", "reflect")
+
+    def maps(self, images: Tensor, layer: str) -> Tensor:
+        return self.backbone(images, last="res3")["res3"]
+
+    def cell_px(self, layer: str) -> int:
+        return STRIDE

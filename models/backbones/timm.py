@@ -6,11 +6,11 @@ Legend: B images, D channels, h w cells.
 import sys
 
 import torch
-from torch import nn
 
 from core import checkpoint
 from core.errors import UserError
 from core.suggest import suggestion
+from models.extractor import Extractor
 
 #: releases before it may run code from downloaded weights
 OLDEST = (1, 0, 26)
@@ -18,37 +18,44 @@ OLDEST = (1, 0, 26)
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
-class Backbone(nn.Module):
-    """images [B,3,H,W], normalised by self.mean and self.std -> [B,D,h,w] of a layer; H, W multiples of its cells.
+class Timm(Extractor):
+    """A network of timm; H and W of frames must be multiples of a layer's cells.
 
-    name: as timm lists it, with or without the tag of its weights.  weights: None = random, "pretrained" = those
-    that timm downloads, else a file.  layers: key -> (timm's index, pixels per side of a cell), the last layer
-    first: block12, block11, ... where all have the same cells, else stage4, stage3, ...
-    Raises UserError where timm, the network, its weights or its feature maps are not to be had.
+    Layers, the last first: block12, block11, ... where all have the same cells, else stage4, stage3, ...
     """
 
-    def __init__(self, name, weights=None):
+    protocol = "DINO"
+
+    def __init__(self, name: str, weights: str | None = None):
+        """name: as timm lists it, with or without the tag of its weights.
+
+        weights: None = random, "pretrained" = those that timm downloads, else a file.  Raises UserError where timm,
+        the network, its weights or its feature maps are not to be had.
+        """
         super().__init__()
         self.name = name
         self.network = _created(name, weights == "pretrained").eval()
         if weights not in (None, "pretrained"):
             _load(self.network, name, weights)
         self.mean, self.std = (tuple(self.network.pretrained_cfg[key]) for key in ("mean", "std"))
-        self.layers = _layers(self.network, name)
+        self._places = _layers(self.network, name)
+        self.layers = tuple(self._places)
         self._try()
 
-    def forward(self, images, key):
-        """The map of layer `key`; a vision transformer's without class and register tokens, behind its last norm."""
-        index, px = self.layers[key]
+    def cell_px(self, layer):
+        return self._places[layer][1]
+
+    def maps(self, images, layer):
+        """A vision transformer's without class and register tokens, behind its last norm."""
+        index, px = self._places[layer]
+        self.require_whole_cells(images, px)
         H, W = images.shape[-2:]
-        if H % px or W % px:
-            raise UserError(f"frames of {H} x {W} px: {key} of {self.name} needs propagation.multiple = {px}")
         try:
             return self._map(images, index)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError, ValueError) as error:  # timm checks sizes in all of these ways
-            coarse = max(px for _, px in self.layers.values())
+            coarse = max(px for _, px in self._places.values())
             raise UserError(
                 f"timm's {self.name} cannot read frames of {H} x {W} px ({_line(error)}); "
                 f"try --set propagation.multiple={coarse}"
@@ -63,7 +70,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def _try(self):
         """A frame that is neither square nor of the size the network was made for must give one cell every px."""
-        key, (index, px) = next(iter(self.layers.items()))
+        key, (index, px) = next(iter(self._places.items()))
         try:
             found = tuple(self._map(torch.zeros(1, 3, 8 * px, 12 * px), index).shape[-2:])
         except Exception as error:  # whatever a network of a fixed size meets
@@ -111,7 +118,7 @@ def _created(name, pretrained):
             raise UserError(
                 f"timm has no weights for {name} at hand: {_line(error)}; if this machine is offline, bring the file "
                 f"and name it (timm:{name}@PATH), or evaluate random weights: "
-                f"--checkpoint untrained --config configs/timm.yaml --set method.model={name}"
+                f"timm:{name}@untrained"
             ) from error
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.extractor import Extractor
 from models.layers import initialise
 
 #: size -> (channels, attention heads); every size has 12 blocks
@@ -22,8 +23,6 @@ class Backbone(nn.Module):
     embedding is made for.  drop_path: stochastic depth of the last block in training; it grows from 0 along
     the blocks.  mask_token: whether there is a learnable token for masked patches.
     """
-
-    depth = DEPTH
 
     def __init__(self, size="small", patch=8, image_px=64, drop_path=0.0, mask_token=True):
         super().__init__()
@@ -81,6 +80,27 @@ class Backbone(nn.Module):
         query, key, _ = self.blocks[-1].attn.split(self.blocks[-1].norm1(x))
         scores = query[:, :, :1] @ key.transpose(-2, -1) / key.shape[-1] ** 0.5
         return scores[:, :, 0].softmax(-1)
+
+
+class ViT(Extractor):
+    """The patch tokens of every block, behind the last norm: layers block1 ... block12.
+
+    block: the default layer, from 1.
+    """
+
+    def __init__(self, backbone: Backbone, block: int, protocol: str = "INO"):
+        super().__init__()
+        self.backbone, self.protocol = backbone, protocol
+        self.layers = tuple(f"block{n}" for n in (block, *(n for n in range(DEPTH, 0, -1) if n != block)))
+
+    def maps(self, images, layer):
+        px = self.backbone.stride
+        self.require_whole_cells(images, px)
+        tokens = self.backbone(images, blocks=int(layer.removeprefix("block")))
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (images.shape[-2] // px, images.shape[-1] // px))
+
+    def cell_px(self, layer):
+        return self.backbone.stride
 
 
 class PatchEmbedding(nn.Module):

@@ -7,90 +7,70 @@ other, transformed view.
 Legend: B clips, T frames, D channels, h w cells, N anchors a clip, m cells of the cross-view term.
 """
 
-import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 
-from core import components, distributed
-from core.errors import UserError
-from core.schema import checker
-from models.layers import ConvHead, gather_cells, unit, warp
+from core import distributed
+from core.augment import normalise
+from core.schema import Section, above, at_least, between, multiple_of, span
+from models.backbones.resnet import STRIDE, ResNet
+from models.extractor import unit
+from models.layers import gather_cells, warp
 from models.method import Losses
 from models.method import Method as BaseMethod
+from models.methods.dul_pictures import training_sample
 from models.methods.dul_views import Views
 
-__all__ = ["PUBLISHED_CONFIG", "Config", "Method", "Views", "dul_losses", "published"]
-
-PUBLISHED_CONFIG = "ytvos.yaml"
+__all__ = ["Config", "Method", "Views", "dul_losses"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """embedding: channels of `key`; null = a backbone up to res3 alone, for inference.
+class Config(Section):
+    """embedding: channels of the layer `key`.
 
     anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.  crop_px: side of both views.
     resize_px: range of the short side before the crop.  random_crop: false = centre.  flip: probability, for
     the clip and again for the transformed view.  zoom: range of the transformed view's side relative to the
-    plain view's.  padding: of the backbone's convolutions.
+    plain view's.
     """
 
+    title: ClassVar = "method"
     name: Literal["dul"]
-    backbone: Literal["resnet"]
-    embedding: int | None
-    temperature: float
-    anchor_grid: int
-    cross_grid: int
-    cross_weight: float
-    crop_px: int
-    resize_px: tuple[int, int]
+    embedding: Annotated[int, at_least(1)]
+    temperature: Annotated[float, above(0)]
+    anchor_grid: Annotated[int, at_least(1)]
+    cross_grid: Annotated[int, at_least(1)]
+    cross_weight: Annotated[float, at_least(0)]
+    crop_px: Annotated[int, multiple_of(STRIDE, least=32)]
+    resize_px: Annotated[tuple[int, int], span(16, 4096)]
     random_crop: bool
-    flip: float
-    zoom: tuple[float, float]
-    padding: Literal["zeros", "reflect"] = "zeros"
+    flip: Annotated[float, between(0, 1)]
+    zoom: Annotated[tuple[float, float], span(0, 1)]
 
-    def __post_init__(self):
-        check = checker(self, "method")
-        cells = self.crop_px // 8
-        check("embedding", self.embedding is None or self.embedding >= 1, "1 or more, or null")
-        check("temperature", self.temperature > 0, "above 0")
-        check("crop_px", self.crop_px >= 32 and self.crop_px % 8 == 0, "a multiple of 8, 32 or more")
+    def check(self):
+        cells = self.crop_px // STRIDE
         for key in ("anchor_grid", "cross_grid"):
-            side = getattr(self, key)
-            check(key, 1 <= side <= cells, f"between 1 and method.crop_px / 8 = {cells}")
-        check("cross_weight", self.cross_weight >= 0, "0 or more")
-        low, high = self.resize_px
-        check("resize_px", 16 <= low <= high, "[low, high] with 16 <= low <= high")
-        check("flip", 0 <= self.flip <= 1, "a probability")
-        check("zoom", 0 < self.zoom[0] <= self.zoom[1] <= 1, "[low, high] with 0 < low <= high <= 1")
+            self.require(key, getattr(self, key) <= cells, f"at most method.crop_px / {STRIDE} = {cells}")
 
 
 class Method(BaseMethod):
-    """Backbone, `key` head, and the self-training loss."""
+    """The network, and the self-training loss on its layer `key`."""
 
-    keys = ("res4", "key", "res3")
-
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        Backbone = components.load("backbone", config.backbone).Backbone
-        if config.embedding is None:
-            self.backbone, self.keys = Backbone("res3", config.padding), ("res3",)
-        else:
-            self.backbone = Backbone("res4", config.padding)
-            self.head = ConvHead(self.backbone.channels["res4"], config.embedding)
+        self.extractor = ResNet(config.embedding)
 
-    def forward(self, batch, progress=None):
-        """batch: plain, transformed [B,T,3,H,W], theta [B,T,2,3].  -> Losses: total, temp, cross_key."""
-        if self.config.embedding is None:
-            raise UserError("method.embedding = null: a backbone alone serves inference; training needs a number")
+    def forward(self, batch):
+        """batch: plain, transformed uint8 [B,T,3,H,W], theta [B,T,2,3].  -> Losses: total, temp, cross_key."""
         anchor_index, reference_index = self._draw_cells(batch["plain"])
         return self._losses(batch, anchor_index, reference_index)[0]
 
     def _losses(self, batch, anchor_index, reference_index):
-        plain, transformed = self._embed(batch["plain"], batch["transformed"])
+        plain, transformed = self._embed(normalise(batch["plain"]), normalise(batch["transformed"]))
         # In float32 whatever the network runs in: autocast would round the warp's grid to whole cells beside the
         # right ones, and the similarities that pseudo labels are the largest of.
         with torch.autocast(plain.device.type, enabled=False):
@@ -113,30 +93,23 @@ class Method(BaseMethod):
         return first[:, :T], torch.cat([first[:, T:], rest], dim=1)
 
     def _key(self, images):
-        return unit(self.head(self.backbone(images)["res4"]))
+        return unit(self.extractor.maps(images, "key"))
 
     def _draw_cells(self, plain):
         """Anchors and cross-view cells: uniform grids with one random offset per clip and axis."""
-        B, side = plain.shape[0], plain.shape[-1] // self.stride
+        B, side = plain.shape[0], plain.shape[-1] // STRIDE
         return (
             grid_cells(B, side, self.config.anchor_grid, plain.device),
             grid_cells(B, side, self.config.cross_grid, plain.device),
         )
 
     @torch.no_grad()
-    def features(self, frames, key):
-        if key == "key":
-            return self._key(frames)
-        return unit(self.backbone(frames, last=key)[key])
-
-    @torch.no_grad()
     def pictures(self, batch):
-        from models.methods.dul_pictures import training_sample
-
         one = {name: value[:1] for name, value in batch.items()}
         anchor_index, reference_index = self._draw_cells(one["plain"])
         _, plain, transformed = self._losses(one, anchor_index, reference_index)
-        return {"sample": training_sample(one, plain, transformed, anchor_index, self.config.temperature)}
+        logits, labels = self_training(plain, transformed, one["theta"], anchor_index, self.config.temperature)
+        return {"sample": training_sample(one, logits[0], labels[0], anchor_index[0], plain.shape[-2:])}
 
 
 def grid_cells(clips, side, grid, device):
@@ -190,24 +163,3 @@ def _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, 
     targets = gather_cells(transformed_BTDhw[:, 0], reference_index_Bm).flatten(0, 1)
     own = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
     return F.cross_entropy(queries @ distributed.gather(targets).T / temperature, own)
-
-
-def published(content):
-    """An official snapshot {"model", ...} of DUL or CRW -> (our state_dict, overrides that fit it), or None.
-
-    DUL: names start with `fast_net.`; the head is called `emb_q`.  CRW: the network's start with
-    `encoder.model.`, others belong to its training; older files wrapped every padded convolution, which gave
-    `conv1.1.weight`.  CRW propagates as DUL does.  Both optionally behind `module.`.
-    """
-    if not isinstance(content.get("model"), dict):
-        return None
-    model = {str(name).removeprefix("module."): value for name, value in content["model"].items()}
-    if any(name.startswith("fast_net.") for name in model):
-        ours = lambda name: name.removeprefix("fast_net.").replace("emb_q.", "head.", 1)
-        return {ours(name): value for name, value in model.items()}, ()
-    encoder = {k.removeprefix("encoder.model."): v for k, v in model.items() if k.startswith("encoder.model.")}
-    if "layer3.1.bn2.weight" not in encoder:
-        return None
-    ours = lambda name: "backbone." + re.sub(r"(conv\d)\.1\.weight$", r"\1.weight", name)
-    state = {ours(name): value for name, value in encoder.items() if not name.startswith(("layer4.", "fc."))}
-    return state, ("method.embedding=null", "method.padding=reflect")

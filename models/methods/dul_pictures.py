@@ -3,28 +3,24 @@
 import torch
 import torch.nn.functional as F
 
-from core.augment import denormalise
-from models.methods.dul import self_training
 
-
-def training_sample(batch, plain, transformed, anchor_index, temperature):
+def training_sample(batch, logits, labels, anchor_index, grid):
     """One clip as a sheet of T columns.  -> uint8 [3, rows, columns].
 
-    batch: one clip as the loss gets it; plain, transformed: its features.  Rows: the plain view (anchors
-    marked on frame 0), the transformed view, its pseudo labels, the plain view's prediction warped onto it,
-    and where the two disagree (white = the label had no probability).
+    batch: one clip as the loss gets it; logits [T,hw,N], labels [T,hw]: as dul.self_training has them; grid: (h, w).
+    Rows: the plain view (anchors marked on frame 0), the transformed view, its pseudo labels, the plain view's
+    prediction warped onto it, and where the two disagree (white = the label had no probability).
     """
-    h, w = plain.shape[-2:]
+    h, w = grid
     size = batch["plain"].shape[-2:]
-    logits, labels = self_training(plain, transformed, batch["theta"], anchor_index, temperature)
-    chance = logits[0].softmax(-1)
-    miss = 1 - chance.gather(-1, labels[0, ..., None])[..., 0]
-    colours = _anchor_colours(anchor_index[0], h, w)
-    plain_photo, transformed_photo = (denormalise(batch[view][0]) / 255 for view in ("plain", "transformed"))
+    chance = logits.softmax(-1)
+    miss = 1 - chance.gather(-1, labels[..., None])[..., 0]
+    colours = _anchor_colours(anchor_index, h, w)
+    plain_photo, transformed_photo = (batch[view][0].float() / 255 for view in ("plain", "transformed"))
     rows = [
-        _mark(plain_photo, anchor_index[0], h, w),
+        _mark(plain_photo, anchor_index, h, w),
         transformed_photo,
-        _blend(transformed_photo, _cells(colours[labels[0]], h, w, size)),
+        _blend(transformed_photo, _cells(colours[labels], h, w, size)),
         _cells(colours[chance.argmax(-1)], h, w, size),
         _cells(miss[..., None].expand(-1, -1, 3), h, w, size),
     ]

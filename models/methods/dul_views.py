@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from core.augment import crop, flip, normalise, resize, short_side_size, theta_flip_zoom
+from core.augment import crop, flip, resize, short_side_size, theta_flip_zoom
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Draws:
 
 
 class Views:
-    """clip -> {"plain", "transformed" [T,3,c,c] normalised, "theta" [T,2,3], "valid" [T,1,c,c] bool}.
+    """clip -> {"plain", "transformed" uint8 [T,3,c,c], "theta" [T,2,3]}.
 
-    grid_sample(plain, affine_grid(theta)) = transformed, to interpolation.  valid: where plain is no padding.
+    grid_sample(plain, affine_grid(theta)) = transformed, to interpolation.  Padding has the mean colour, which is 0 to
+    half a grey level when normalised.
     config: crop_px, resize_px (lowest and highest short side), random_crop, flip (probability), zoom
     (lowest and highest share of the side).
     """
@@ -67,31 +68,21 @@ class Views:
         plain = np.empty((len(frames), side, side, 3), np.uint8)
         transformed = np.empty_like(plain)
 
-        def turn(pixels):
-            return flip(pixels) if draws.flip else pixels
-
-        def enlarge(pixels):
-            pixels = flip(pixels) if draws.zoom_flip else pixels
-            corner = pixels[draws.zoom_top :, draws.zoom_left :]
-            return resize(corner[:zoom_px, :zoom_px], side, side)
-
         for frame, plain_frame, transformed_frame in zip(frames, plain, transformed):
-            pixels, valid = crop(resize(frame, draws.height, draws.width), draws.top, draws.left, side)
-            plain_frame[:] = turn(pixels)
-            transformed_frame[:] = enlarge(plain_frame)
-        valid = turn(valid)
-        valid_transformed = enlarge(valid.astype(np.uint8))
+            pixels = crop(resize(frame, draws.height, draws.width), draws.top, draws.left, side)
+            plain_frame[:] = flip(pixels) if draws.flip else pixels
+            pixels = flip(plain_frame) if draws.zoom_flip else plain_frame
+            corner = pixels[draws.zoom_top :, draws.zoom_left :]
+            transformed_frame[:] = resize(corner[:zoom_px, :zoom_px], side, side)
 
         theta = theta_flip_zoom(draws.zoom_flip, draws.zoom, draws.zoom_top, draws.zoom_left, zoom_px, side)
         return {
-            "plain": _tensor(plain, valid),
-            "transformed": _tensor(transformed, valid_transformed.astype(bool)),
+            "plain": _channels_first(plain),
+            "transformed": _channels_first(transformed),
             "theta": theta.repeat(len(frames), 1, 1),
-            "valid": torch.from_numpy(valid)[None, None].repeat(len(frames), 1, 1, 1),
         }
 
 
-def _tensor(frames, valid):
-    """frames [T,c,c,3] uint8, valid [c,c] -> [T,3,c,c] normalised, 0 where not valid."""
-    tensor = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2))
-    return tensor if valid.all() else tensor.mul_(torch.from_numpy(valid))
+def _channels_first(frames):
+    """[T,c,c,3] -> [T,3,c,c]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()

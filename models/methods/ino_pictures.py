@@ -3,22 +3,20 @@
 import torch
 import torch.nn.functional as F
 
-from core.augment import denormalise
-
 PER_ROW = 4
 
 
-def training_sample(clip, mask, backbone):
+def training_sample(clip, mask, looks):
     """One clip as a sheet of T columns.  -> uint8 [3, rows, columns].
 
-    clip: "global" [T,3,g,g], "local" [T,L,3,l,l], as the loss gets them.  mask: bool [N].  backbone: the
-    teacher's.  Rows: the global crop; what the student sees of it (masked patches are grey); where the
+    clip: "global" [T,3,g,g], "local" [T,L,3,l,l], uint8.  mask: bool [N].  looks [T,heads,N]: attention of the
+    teacher's class token.  Rows: the global crop; what the student sees of it (masked patches are grey); where the
     teacher's class token looks, mean over the heads of the last block (brightest = most); the local crops.
     """
-    whole = denormalise(clip["global"]).float() / 255
+    whole = clip["global"].float() / 255
     cells, side = round(len(mask) ** 0.5), whole.shape[-1]
     hidden = _enlarge(mask.float().view(1, 1, cells, cells), side)
-    looks = backbone.class_attention(clip["global"])[:, :, 1:].float().mean(1)
+    looks = looks.float().mean(1)
     looks = _enlarge((looks / looks.amax(1, keepdim=True)).view(-1, 1, cells, cells), side)
     rows = [whole, whole * (1 - hidden) + 0.5 * hidden, whole * (0.2 + 0.8 * looks), _tiles(clip["local"], side)]
     sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
@@ -32,7 +30,7 @@ def _enlarge(maps, side):
 def _tiles(local, side):
     """[T,L,3,l,l] -> [T,3,height,side]: PER_ROW crops in a row, black where there are no more."""
     T, L = local.shape[:2]
-    small = F.interpolate(denormalise(local).flatten(0, 1).float() / 255, size=(side // PER_ROW,) * 2, mode="nearest")
+    small = F.interpolate(local.flatten(0, 1).float() / 255, size=(side // PER_ROW,) * 2, mode="nearest")
     rows = -(-L // PER_ROW)
     tiles = small.new_zeros(T, rows * PER_ROW, 3, *small.shape[-2:])
     tiles[:, :L] = small.unflatten(0, (T, L))

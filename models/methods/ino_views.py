@@ -3,8 +3,6 @@
 import torch
 from torchvision.transforms import v2
 
-from core.augment import normalise
-
 # Chance and strength of what is done to local crops; the order is flip, colours, grey, blur.
 FLIP, JITTER, GREY, BLUR = 0.5, 0.8, 0.2, 0.5
 COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
@@ -13,7 +11,7 @@ BLUR_KERNEL_PX = 13  # three sigma of the widest to either side
 
 
 class Views:
-    """clip -> {"global" [T,3,g,g], "local" [T,L,3,l,l]}, normalised; every crop of every frame drawn on its own.
+    """clip -> {"global" [T,3,g,g], "local" [T,L,3,l,l]}, uint8; every crop of every frame drawn on its own.
 
     config: global_px (g), global_area, local_px (l), local_area (lowest and highest share of the frame's
     area), local_crops (L).
@@ -36,7 +34,7 @@ class Views:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
             views = [self._frame(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames]
-        return {name: normalise(torch.stack([view[name] for view in views])) for name in ("global", "local")}
+        return {name: torch.stack([view[name] for view in views]) for name in ("global", "local")}
 
     def _frame(self, pixels):
         # Tensors, not Pillow images: half the time, and torch's uint8 kernels antialias alike.

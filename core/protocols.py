@@ -1,0 +1,33 @@
+"""Protocols: how the authors of a network propagate masks, one file each in configs/protocols."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core import strict
+from core.errors import UserError
+from core.schema import Propagation
+from core.suggest import suggestion
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "protocols"
+
+
+def names() -> list[str]:
+    """The protocols that exist."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def named(name: str, changes: Mapping[str, Any] | None = None) -> Propagation:
+    """The numbers of a protocol.  changes: keys that differ from its file.
+
+    Raises UserError for an unknown name, an unknown key or a value that is not allowed.
+    """
+    if name not in names():
+        raise UserError(f"protocol = {name!r}: must be one of {', '.join(names())}{suggestion(name, names())}")
+    return strict.build(Propagation, {**strict.read(FOLDER / f"{name}.yaml"), **(changes or {})}, "propagation")
+
+
+def on(dataset: str | None, name: str) -> str:
+    """The protocol `name` as its authors change it for a data set: INO on "ytvos" is INO_ytvos."""
+    special = f"{name}_{dataset}"
+    return special if special in names() else name

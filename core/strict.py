@@ -1,0 +1,158 @@
+"""Strict YAML -> dataclasses.
+
+`base: NAME` in a file takes everything from NAME.yaml beside it but what the file says itself.  An unknown key, a
+missing key or a wrong type is a UserError that names key, value and what is allowed.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.errors import UserError
+from core.suggest import suggestion
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load, but a key that stands twice is an error: YAML would silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, by a safe loader, laid over that of its base.
+
+    derived: the files that are based on this one.  UserError if the file is missing, not YAML or not a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        there = f"; there are: {', '.join(known)}" if known else ""
+        raise UserError(f"{path}: no such configuration{suggestion(path.stem, known)}{there}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a mapping of sections, found {type(content).__name__}")
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    derived = (*derived, path)
+    source = path.with_name(f"{base}.yaml")
+    if source in derived:
+        raise UserError(f"{path}: base = {base!r}: must not lead back to {source}")
+    return _laid_over(read(source, derived), content)
+
+
+def _laid_over(base, content):
+    """Sections are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in content.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _laid_over(base[key], value) if both else value
+    return merged
+
+
+def override(mapping: dict[str, Any], overrides: Sequence[str], sections: Sequence[str]) -> dict[str, Any]:
+    """The mapping with every `section.key=value` in its place; sections: those that may be added."""
+    mapping = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise UserError(f"--set {text!r}: must be section.key=value, for example --set optim.lr=1e-4")
+        *path, last = key.split(".")
+        node = mapping
+        for section in path:
+            if node is mapping and section in sections and node.get(section) is None:
+                node[section] = {}
+            if not isinstance(node.get(section), dict):
+                raise UserError(f"--set {text!r}: no section {section!r}{suggestion(section, sections)}")
+            node = node[section]
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+    return mapping
+
+
+def build(cls, mapping, where=""):
+    """An instance of dataclass cls from a mapping; where: dotted path of the section, "" at the top."""
+    dot = f"{where}." if where else ""
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where} = {mapping!r}: must be a section with keys")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in mapping:
+        if key not in fields:
+            allowed = ", ".join(fields)
+            raise UserError(f"{dot}{key}: unknown key{suggestion(key, fields)}; allowed: {allowed}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in mapping:
+            values[name] = _value(hints[name], mapping[name], dot + name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{dot}{name}: missing, and it has no default")
+    return cls(**values)
+
+
+def _value(kind, value, key):
+    """value as the annotated type `kind`, or UserError."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, key)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (kind,) = [a for a in args if a is not type(None)]
+        return _value(kind, value, key)
+    if origin is typing.Literal:
+        if value not in args:
+            raise UserError(f"{key} = {value!r}: must be one of {', '.join(map(repr, args))}{suggestion(value, args)}")
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{key} = {value!r}: must be a section with keys")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise UserError(f"{key} = {value!r}: must be a list")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(inner) != len(value):
+            raise UserError(f"{key} = {value!r}: must be a list of {len(inner)} values")
+        return tuple(_value(k, v, f"{key}[{i}]") for i, (k, v) in enumerate(zip(inner, value)))
+    return _scalar(kind, value, key)
+
+
+def _scalar(kind, value, key):
+    wrong = UserError(f"{key} = {value!r}: must be {_ARTICLES[kind]}")
+    if kind in (bool, str) or isinstance(value, bool):
+        if type(value) is kind:
+            return value
+        raise wrong
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as a string
+        try:
+            value = float(value)
+        except ValueError:
+            raise wrong from None
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or (kind is int and value != int(value)):
+        raise wrong
+    return kind(value)
+
+
+_ARTICLES = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}

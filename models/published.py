@@ -1,0 +1,142 @@
+"""Weights that the authors of DUL, CRW, INO and DINO published, under our names.
+
+All names may stand behind `module.`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from core.errors import UserError
+from models.backbones.resnet import ReflectResNet, ResNet
+from models.backbones.vit import SIZES, Backbone, ViT
+from models.extractor import Extractor
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Published:
+    """make: the network that a file holds, without its weights.  state: its weights.
+
+    training: weights under the names of the method that trains such a network, as many as the file holds.
+    """
+
+    make: Callable[[], Extractor]
+    state: State
+    training: State
+
+
+def recognised(content: dict[str, Any]) -> Published:
+    """What a loaded file holds.  Raises UserError for a file that none of the four made."""
+    for look in (_dul, _crw, _ino, _dino):
+        found = look(content)
+        if found is not None:
+            return found
+    raise UserError(
+        f"{_looks(content)}; what fits is a checkpoint of this project, or one published by the authors of DUL, CRW, "
+        "INO or DINO (ViT-T/S/B with patches of 8 or 16 px)"
+    )
+
+
+def _dul(content):
+    """{"model": ...}: names start with `fast_net.`; the head is called `emb_q`."""
+    model = _plain(content.get("model"))
+    if not any(name.startswith("fast_net.") for name in model):
+        return None
+    ours = lambda name: name.removeprefix("fast_net.").replace("emb_q.", "head.", 1)
+    state = {ours(name): value for name, value in model.items()}
+    return Published(ResNet, state, _under("extractor", state))
+
+
+def _crw(content):
+    """{"model": ...}: the network's names start with `encoder.model.`, others belong to its training.
+
+    Older files wrapped every padded convolution, which gave `conv1.1.weight`.
+    """
+    encoder = _below("encoder.model", _plain(content.get("model")))
+    if "layer3.1.bn2.weight" not in encoder:
+        return None
+    ours = lambda name: "backbone." + re.sub(r"(conv\d)\.1\.weight$", r"\1.weight", name)
+    state = {ours(name): value for name, value in encoder.items() if not name.startswith(("layer4.", "fc."))}
+    return Published(ReflectResNet, state, _under("extractor", state))
+
+
+def _ino(content):
+    """{"student", "teacher", ...}, names behind `backbone.` and `headlist.headlist.0.`; or the backbone alone.
+
+    Its backbone has a mask token.  Some files hold the student alone.
+    """
+    networks = {name: _plain(content.get(name)) for name in ("student", "teacher")}
+    backbone = _backbone(networks["student"]) or _backbone(_plain(content))
+    if "mask_token" not in backbone:
+        return None
+    training = {}
+    for name, network in networks.items():
+        network = network or networks["student"] or _under("backbone", backbone)  # both start from the same weights
+        ours = {key.replace("headlist.headlist.0.", "head."): value for key, value in network.items()}
+        training |= _under(name, ours)
+    for ours, theirs in (("centre_class", "dino_loss_cls_list"), ("centre_patch", "dino_loss_hw_list")):
+        centre = _plain(content.get(theirs)).get("0.center")
+        if centre is not None:
+            training[ours] = centre.flatten()
+    return Published(_vit(backbone, 7, "INO"), _under("backbone", backbone), training)
+
+
+def _dino(content):
+    """A plain vision transformer, or {"student", "teacher", ...} of which the teacher's backbone is taken."""
+    backbones = (_backbone(_plain(part)) for part in (content.get("teacher"), content.get("student"), content))
+    backbone = next(filter(None, backbones), None)
+    if backbone is None:
+        return None
+    training = {**_under("student.backbone", backbone), **_under("teacher.backbone", backbone)}
+    return Published(_vit(backbone, 12, "DINO"), _under("backbone", backbone), training)
+
+
+def _plain(network):
+    """A state_dict without `module.`; {} where there is none."""
+    if not isinstance(network, dict):
+        return {}
+    return {str(name).removeprefix("module."): value for name, value in network.items()}
+
+
+def _below(prefix, state):
+    return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
+
+
+def _under(prefix, state):
+    return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
+def _backbone(network):
+    """The vision transformer in a state_dict, with or without `backbone.`; {} where there is none."""
+    own = _below("backbone", network) or network
+    return own if {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= own.keys() else {}
+
+
+def _vit(backbone, block, protocol):
+    """Makes a ViT of a backbone's shape.  UserError where this project has none like it."""
+    channels, _, patch, _ = backbone["patch_embed.proj.weight"].shape
+    side = round((backbone["pos_embed"].shape[1] - 1) ** 0.5)
+    sizes = [size for size, (width, _) in SIZES.items() if width == channels]
+    if not sizes or patch not in (8, 16):
+        known = ", ".join(f"{size} ({width})" for size, (width, _) in SIZES.items())
+        raise UserError(
+            f"looks like a vision transformer with {channels} channels and patches of {patch} px; what fits has "
+            f"12 blocks, patches of 8 or 16 px and a size among {known}"
+        )
+    mask_token = "mask_token" in backbone
+    return lambda: ViT(Backbone(sizes[0], patch, side * patch, mask_token=mask_token), block, protocol)
+
+
+def _looks(content):
+    """What an unknown file looks like, in words."""
+    inner = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    names = [str(name).removeprefix("module.") for name in inner]
+    for part, kind in (("layer4.", "a ResNet of another make"), ("blocks.", "a vision transformer of another make")):
+        if any(part in name for name in names):
+            return f"looks like {kind} ({', '.join(names[:3])}, ...)"
+    return f"holds {', '.join(map(str, list(content)[:6])) or 'nothing'}"
