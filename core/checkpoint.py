@@ -1,17 +1,22 @@
 """Checkpoints: everything a run needs to go on, in one file that loads without running code."""
 
 import argparse
+import hashlib
 import os
 import pickle
 import random
 import subprocess
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from core.atomic import replacing
 from core.errors import UserError
 
+#: names the SHA-256 of the files beside it, as `sha256sum` writes it
+SUMS = "SHA256SUMS"
 # Published checkpoints keep their command line (a Namespace) and numbers of numpy: these hold values and run nothing.
 _HARMLESS = [
     argparse.Namespace,
@@ -29,20 +34,54 @@ def save(path, state):
         os.fsync(file.fileno())
 
 
+def save_weights(path, tensors, metadata):
+    """Write tensors by name, and metadata (text by name), as .safetensors, and its line in SHA256SUMS beside it."""
+    path = Path(path)
+    with replacing(path) as part:
+        safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+    sums = {**_sums_beside(path), path.name: _sha256(path)}
+    with replacing(path.with_name(SUMS)) as part:
+        part.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
+
+
+def load_weights(path):
+    """(tensors by name, metadata) of a .safetensors file.
+
+    Raises UserError where it is missing or damaged, or is not what SHA256SUMS beside it says.
+    """
+    path, sums = Path(path), _sums_beside(path)
+    try:
+        if path.name in sums and sums[path.name] != _sha256(path):
+            raise UserError(f"{path}: is not the file whose SHA-256 stands in {path.with_name(SUMS)}; fetch it again")
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: is not a readable checkpoint: {error}") from None
+
+
+def _sums_beside(path):
+    """{name of the file: SHA-256} of the SHA256SUMS in a file's folder; {} where there is none."""
+    sums = path.with_name(SUMS)
+    rows = [line.split() for line in sums.read_text().splitlines()] if sums.is_file() else []
+    return {name: value for value, name in rows}
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def load(path):
     """The state in a checkpoint file, on the CPU, by weights_only=True; of .safetensors, the tensors by name.
 
     Raises UserError where the file is missing, broken, or needs code to be run.
     """
+    if str(path).endswith(".safetensors"):
+        return load_weights(path)[0]
     try:
-        if str(path).endswith(".safetensors"):
-            from safetensors.torch import load_file  # comes with timm
-
-            return load_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise UserError(f"{path}: needs a package: python -m pip install safetensors") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except IsADirectoryError:

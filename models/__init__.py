@@ -1,5 +1,6 @@
 """Networks: from a file, or from none, to an Extractor; and the methods that train one."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from models.published import recognised
 
 ROOT = Path(__file__).resolve().parents[1]
 UNTRAINED = ROOT / "configs" / "ytvos.yaml"
+DEFAULT = ROOT / "data" / "weights" / "dul_resnet18.safetensors"
 
 
-def load(source: str | Path, config: str | Path | None = None, overrides: Sequence[str] = ()) -> Extractor:
+def load(
+    source: str | Path = DEFAULT, config: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Extractor:
     """The network in a file, ready for a tracker.
 
-    source: a checkpoint of this project, or one that the authors of DUL, CRW, INO or DINO published;
+    source: the project's own weights (data/weights/*.safetensors); a checkpoint of this project, or one that the authors of DUL, CRW, INO or DINO published;
     "timm:NAME" (weights that timm downloads), "timm:NAME@FILE" (those of a file), "timm:NAME@untrained"; or
     "untrained": the network that a configuration describes, with random weights drawn from its seed.
     config, overrides: that configuration (default: DUL's ResNet-18), and section.key=value to change in it.
@@ -40,6 +44,8 @@ def load(source: str | Path, config: str | Path | None = None, overrides: Sequen
         torch.manual_seed(0)  # of random weights
         name, _, path = source.removeprefix("timm:").partition("@")
         return Timm(name, {"": "pretrained", "untrained": None}.get(path, path)).eval()
+    if source.endswith(".safetensors"):
+        return _given_away(source)
     content = read(source)
     if _ours(content):
         described = configuration.from_dict(content["config"], CONFIGS, source=f"{source} (config)")
@@ -73,6 +79,34 @@ def initialise(method: Method, source: str | Path) -> list[str]:
     own = method.state_dict()
     checkpoint.load_strictly(method, {**own, **state}, source)
     return [name for name in own if name not in state]
+
+
+def give_away(source: str | Path, path: str | Path) -> None:
+    """Write the network of one of our checkpoints as .safetensors: float16, its configuration in the metadata."""
+    content = read(source)
+    if not _ours(content):
+        raise UserError(f"{source}: is no checkpoint of this project; name a best.pth or last.pth")
+    extractor = load(source)
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in extractor.state_dict().items()}
+    metadata = {
+        "config": json.dumps(content["config"]),
+        "protocol": extractor.protocol,
+        "layer": extractor.layers[0],
+        "step": str(content["step"]),
+        "revision": content["revision"],
+    }
+    checkpoint.save_weights(path, tensors, metadata)
+
+
+def _given_away(path):
+    """The network that `give_away` wrote."""
+    tensors, metadata = checkpoint.load_weights(path)
+    if "config" not in metadata:
+        raise UserError(f"{path}: has no configuration of this project in its metadata; see timm:NAME@FILE")
+    described = configuration.from_dict(json.loads(metadata["config"]), CONFIGS, source=f"{path} (config)")
+    extractor = _extractor(build(described), described)
+    checkpoint.load_strictly(extractor, tensors, path)
+    return extractor
 
 
 def _extractor(method, config):

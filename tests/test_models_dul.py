@@ -176,7 +176,8 @@ def test_official_snapshot_loads_by_name(shared, tmp_path, prefix):
     loaded = models.load(path)
     assert (loaded.protocol, loaded.changes, loaded.layers[0], loaded.training) == ("DUL", {}, "res4", False)
     network = Method(dul_config(embedding=128)).extractor.eval()
-    network.load_state_dict({k: official[prefix + "fast_net." + k.replace("head.", "emb_q.", 1)] for k in network.state_dict()})
+    theirs = lambda name: prefix + "fast_net." + name.replace("head.", "emb_q.", 1)
+    network.load_state_dict({name: official[theirs(name)] for name in network.state_dict()})
     frames = torch.rand(1, 3, 48, 64)
     with torch.no_grad():
         wanted = F.normalize(network.maps(normalise(frames), "res4"), dim=1)
@@ -244,6 +245,29 @@ def test_a_checkpoint_brings_its_network_and_its_protocol(tmp_path):
         assert torch.equal(loaded(frames, "key"), method.extractor.eval()(frames, "key"))
     with pytest.raises(UserError, match="brings its own configuration"):
         models.load(tmp_path / "best.pth", overrides=["method.embedding=8"])
+
+
+def test_weights_to_give_away(tmp_path):
+    config = models.read_config(models.UNTRAINED, ["method.embedding=16", "propagation.radius=7"])
+    content = {"method": models.build(config).state_dict(), "config": as_plain(config), "step": 3, "revision": "abc"}
+    checkpoint.save(tmp_path / "last.pth", content)
+    path = tmp_path / "weights.safetensors"
+    models.give_away(tmp_path / "last.pth", path)
+    whole, given = models.load(tmp_path / "last.pth"), models.load(path)
+    assert (given.protocol, given.changes, given.layers, given.training) == ("DUL", {"radius": 7}, whole.layers, False)
+    frames = torch.rand(1, 3, 32, 40)
+    with torch.no_grad():
+        assert (given(frames, "key") * whole(frames, "key")).sum(1).min() > 0.9999
+    assert 22e6 < path.stat().st_size < 25e6
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="SHA256SUMS"):
+        models.load(path)
+    (tmp_path / "SHA256SUMS").unlink()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        models.load(path)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        models.load(tmp_path / "absent.safetensors")
 
 
 def test_pictures_show_a_sample():
