@@ -49,7 +49,8 @@ def load_weights(path):
 
     Raises UserError where it is missing or damaged, or is not what SHA256SUMS beside it says.
     """
-    path, sums = Path(path), _sums_beside(path)
+    path = Path(path)
+    sums = _sums_beside(path)
     try:
         if path.name in sums and sums[path.name] != _sha256(path):
             raise UserError(f"{path}: is not the file whose SHA-256 stands in {path.with_name(SUMS)}; fetch it again")

@@ -26,9 +26,10 @@ def load(
 ) -> Extractor:
     """The network in a file, ready for a tracker.
 
-    source: the project's own weights (data/weights/*.safetensors); a checkpoint of this project, or one that the authors of DUL, CRW, INO or DINO published;
-    "timm:NAME" (weights that timm downloads), "timm:NAME@FILE" (those of a file), "timm:NAME@untrained"; or
-    "untrained": the network that a configuration describes, with random weights drawn from its seed.
+    source: the project's own weights (data/weights/*.safetensors); a checkpoint of a run, or one that the authors of
+    DUL, CRW, INO or DINO published; "timm:NAME" (weights that timm downloads), "timm:NAME@FILE" (those of a file),
+    "timm:NAME@untrained"; or "untrained": the network that a configuration describes, with random weights drawn
+    from its seed.
     config, overrides: that configuration (default: DUL's ResNet-18), and section.key=value to change in it.
     Weights load by name and strictly, without running code.  Raises UserError for what cannot be used.
     """
