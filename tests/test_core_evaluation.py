@@ -27,9 +27,9 @@ def test_j_and_f_of_real_masks_equal_the_reference(golden):
         np.testing.assert_allclose(measured, row[:4], rtol=0, atol=1e-9)
 
 
-def test_special_cases_equal_the_reference(golden, shared):
+def test_special_cases_equal_the_reference(golden):
     arrays = golden("g8_metrics")
-    for name, expected in json.loads(shared("golden/g8_special_cases.json").read_text()).items():
+    for name, expected in golden("g8_special_cases.json").items():
         truth, prediction, void = (
             unpacked(arrays, key, arrays["sp_shape"]) if key in arrays else None
             for key in (f"sp_{kind}_{name}" for kind in ("gt", "pred", "void"))
