@@ -1,35 +1,42 @@
-"""Masks -> J&F.  Example:
+"""Masks -> J&F in percent.  Example:
 
     python evaluate.py --annotations data/davis2017/Annotations/480p --results results/davis/.../res4_vos \\
-        --sequences data/davis2017/ImageSets/2017/val.txt --out results/davis/...
+        --split val --out results/davis/...
 """
 
 import argparse
 from pathlib import Path
 
 from core.errors import UserError, reported
-from core.evaluation import davis, report
+from core.evaluation import davis, folders, report
 
 
 def arguments():
     parser = argparse.ArgumentParser(description="J&F of masks as DAVIS 2017 (semi-supervised) measures it.")
     add = parser.add_argument
-    add("--annotations", required=True, metavar="DIR", help="DIR/<sequence>/<frame>.png, every frame")
-    add("--results", required=True, metavar="DIR", help="DIR/<sequence>/<frame>.png, the masks to score")
-    add("--sequences", metavar="FILE", help="text file, one name a line (default: all of --annotations)")
-    add("--out", metavar="DIR", help="write both CSV files and scores.json here")
+    add("--annotations", required=True, type=Path, metavar="DIR", help="DIR/<sequence>/<frame>.png, every frame")
+    add("--results", required=True, type=Path, metavar="DIR", help="DIR/<sequence>/<frame>.png, the masks to score")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sequences", metavar="A,B|FILE", help="these only, or those of a text file, one name a line "
+                       "(default: all that both folders hold)")  # fmt: skip
+    which.add_argument("--split", metavar="NAME", help="those of the data set's ImageSets/.../NAME.txt, as val")
+    add("--year", choices=tuple(folders.SPLITS), default="2017", help="2016: all ids are one object")
+    add("--out", metavar="DIR", help="write both CSV files and scores.json here, as fractions of 1")
     add("--workers", type=int, metavar="N", help="processes (default: one a core, fewer for little to score)")
     return parser.parse_args()
 
 
-def read_names(path):
-    """The words of a text file, one a line."""
-    try:
-        names = Path(path).read_text(encoding="utf-8-sig").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the list of sequences ({error})") from error
+def chosen(args):
+    """The names of the sequences to score, or None for all that both folders hold."""
+    if args.split is not None:
+        return folders.read_names(folders.split_file(args.annotations, args.split, args.year))
+    if args.sequences is None:
+        return None
+    if Path(args.sequences).is_file() or args.sequences.endswith(".txt"):
+        return folders.read_names(args.sequences)
+    names = [name.strip() for name in args.sequences.split(",") if name.strip()]
     if not names:
-        raise UserError(f"{path}: names no sequence; expected one name a line")
+        raise UserError(f"--sequences {args.sequences!r}: names no sequence")
     return names
 
 
@@ -38,12 +45,20 @@ def main():
     args = arguments()
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be 1 or more")
-    names = read_names(args.sequences) if args.sequences else None
-    scores = davis.evaluate(args.annotations, args.results, names, args.workers)
-    print(report.table(scores))
+    folders.check(args.annotations, args.results)
+    names = chosen(args)
+    pairs = folders.pairs(args.annotations, args.results, names)
+    for annotation, _ in pairs:
+        folders.check_numbering(annotation)
+    print(f"annotations: {args.annotations}\nresults:     {args.results}", flush=True)
+    left_out = folders.unpaired(args.annotations, args.results) if names is None else ""
+    if left_out:
+        print(left_out, flush=True)
+    scores = davis.evaluate_folders(pairs, args.workers, single=args.year == "2016")
+    print(f"scored:      {report.amount(scores)}\n\n{report.table(scores)}")
     if args.out:
         report.write(scores, args.out)
-        print(f"\nwritten: {args.out}/{{{report.GLOBAL_CSV},{report.SEQUENCE_CSV},{report.SCORES_JSON}}}")
+        print(f"\nwritten, as fractions: {args.out}/{{{report.GLOBAL_CSV},{report.SEQUENCE_CSV},{report.SCORES_JSON}}}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+GOLDEN = Path(__file__).resolve().parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -33,11 +35,13 @@ def shared():
 
 
 @pytest.fixture
-def golden(shared):
-    """name -> the arrays of ../shared/golden/<name>.npz as a dict."""
+def golden():
+    """name -> the arrays of tests/golden/<name>.npz as a dict, or what tests/golden/<name> says, a JSON file."""
 
     def load(name):
-        with np.load(shared(f"golden/{name}.npz")) as arrays:
+        if name.endswith(".json"):
+            return json.loads((GOLDEN / name).read_text())
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
             return {key: arrays[key] for key in arrays.files}
 
     return load

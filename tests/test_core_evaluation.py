@@ -1,8 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,8 +8,6 @@ import pytest
 from core.errors import UserError
 from core.evaluation import davis, jf, report
 from core.palette import read_ids, write_indexed
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def unpacked(arrays, name, shape):
@@ -32,9 +27,9 @@ def test_j_and_f_of_real_masks_equal_the_reference(golden):
         np.testing.assert_allclose(measured, row[:4], rtol=0, atol=1e-9)
 
 
-def test_special_cases_equal_the_reference(golden, shared):
+def test_special_cases_equal_the_reference(golden):
     arrays = golden("g8_metrics")
-    for name, expected in json.loads(shared("golden/g8_special_cases.json").read_text()).items():
+    for name, expected in golden("g8_special_cases.json").items():
         truth, prediction, void = (
             unpacked(arrays, key, arrays["sp_shape"]) if key in arrays else None
             for key in (f"sp_{kind}_{name}" for kind in ("gt", "pred", "void"))
@@ -73,11 +68,14 @@ def blobs(rng, shape):
 
 def contour_points(mask):
     """Oracle: [n,2], pixels of whose neighbours to the right, below and across one differs."""
-    H, W = mask.shape
-    corners = [(y, x, y + dy, x + dx) for y in range(H) for x in range(W) for dy, dx in ((0, 1), (1, 0), (1, 1))]
-    inside = [c for c in corners if c[2] < H and c[3] < W]
-    points = {(y, x) for y, x, below, right in inside if mask[y, x] != mask[below, right]}
-    return np.array(sorted(points)).reshape(-1, 2)
+    (H, W), mask = mask.shape, mask.tolist()
+    points = [
+        (y, x)
+        for y in range(H)
+        for x in range(W)
+        if any(mask[b][r] != mask[y][x] for b, r in ((y, x + 1), (y + 1, x), (y + 1, x + 1)) if b < H and r < W)
+    ]
+    return np.array(points).reshape(-1, 2)
 
 
 def plain_j_and_f(truth, prediction, radius):
@@ -223,28 +221,28 @@ def test_mistakes_name_the_file(folders, tmp_path):
         davis.evaluate(truth, masks, workers=2)
     write_indexed(broken, good)
     fails("/pairs: there is no such sequence, did you mean 'pair'", sequences=["pairs"])
-    (truth / "nothing").mkdir()
+    for folder in (truth, masks):
+        (folder / "nothing").mkdir()
     fails("nothing: 0 annotated frames", sequences=["nothing"])
-    (truth / "nothing").rmdir()
+    for folder in (truth, masks):
+        (folder / "nothing").rmdir()
+    (truth / "late" / "00002.png").rename(tmp_path / "kept.png")
+    fails("truth/late/00002.png: missing")
+    (tmp_path / "kept.png").rename(truth / "late" / "00002.png")
     shutil.rmtree(masks / "late")
-    fails("masks/late: no results")
-    write_indexed(truth / "late" / "00000.png", np.full((48, 64), 255, np.uint8))
+    fails("masks: no results .*late", sequences=["pair", "late"])
+    assert [score.name for score in davis.evaluate(truth, masks)] == ["pair_1", "pair_3"]
     (masks / "late").mkdir()
+    fails("late/00001.png: there is no such mask")
+    write_indexed(truth / "late" / "00000.png", np.zeros((48, 64), np.uint8))
     fails("late/00000.png: marks no object")
     with pytest.raises(UserError, match="nowhere: there is no such folder"):
         davis.evaluate(tmp_path / "nowhere", masks)
 
 
-def test_the_command_writes_the_official_files(folders, tmp_path):
-    truth, masks = folders
-    (tmp_path / "list.txt").write_text("pair\n")
-    command = [sys.executable, ROOT / "evaluate.py", "--annotations", truth, "--results", masks]
-    done = subprocess.run(
-        [*command, "--sequences", tmp_path / "list.txt", "--out", tmp_path / "out"],
-        capture_output=True, text=True, check=True,
-    )
-    assert "pair_3" in done.stdout and "mean of 2 objects" in done.stdout
-    scores = davis.evaluate(truth, masks, ["pair"])
+def test_the_official_files_are_written_as_fractions_and_the_table_in_percent(folders, tmp_path):
+    scores = davis.evaluate(*folders, ["pair"])
+    report.write(scores, tmp_path / "out")
     head, values = (tmp_path / "out" / "global_results-val.csv").read_text().splitlines()
     assert head == "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
     assert values.split(",") == [f"{value:.3f}" for value in report.global_row(scores)]
@@ -253,5 +251,33 @@ def test_the_command_writes_the_official_files(folders, tmp_path):
     assert lines == ["Sequence,J-Mean,F-Mean", *expected]
     saved = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert saved["objects"]["pair_3"]["F"]["decay"] == scores[1].F.decay
-    wrong = subprocess.run([*command[:-1], tmp_path], capture_output=True, text=True)
-    assert wrong.returncode == 2 and wrong.stderr.startswith("error: ") and "Traceback" not in wrong.stderr
+    rows = [line.split() for line in report.table(scores).splitlines()]
+    assert rows[0][:3] == ["percent", "J&F", "J-Mean"] and rows[1][2] == f"{100 * scores[0].J.mean:.1f}"
+
+
+def test_all_ids_are_one_object_in_2016(folders):
+    truth, masks = folders
+    davis_2017 = davis.evaluate(truth, masks, ["pair"])
+    one = davis.evaluate(truth, masks, ["pair"], single=True)
+    assert [score.name for score in one] == ["pair_1"]
+    files = [f"pair/{t:05d}.png" for t in range(1, 5)]
+    rows = [jf.j_and_f(read_ids(truth / file) > 0, read_ids(masks / file) > 0) for file in files]
+    assert [jf.statistics(measure) for measure in zip(*rows)] == [one[0].J, one[0].F]
+    for t in range(6):  # other ids, void in the truth, white objects in the prediction: the same object
+        mask = read_ids(truth / f"pair/{t:05d}.png") * 7
+        mask[:, 60:] = 255
+        write_indexed(truth / f"pair/{t:05d}.png", mask)
+        predicted = (read_ids(masks / f"pair/{t:05d}.png") > 0) * np.uint8(255)
+        write_indexed(masks / f"pair/{t:05d}.png", predicted)
+    assert davis.evaluate(truth, masks, ["pair"], single=True) == one != davis_2017
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_white_alone_is_an_object_and_no_void(folders, single):
+    truth, masks = folders
+    expected = davis.evaluate(truth, masks, ["pair"], single=True)
+    for t in range(6):
+        mask = (read_ids(truth / f"pair/{t:05d}.png") > 0) * np.uint8(255)
+        write_indexed(truth / f"pair/{t:05d}.png", mask)
+        write_indexed(masks / f"pair/{t:05d}.png", np.minimum(read_ids(masks / f"pair/{t:05d}.png"), 1))
+    assert davis.evaluate(truth, masks, ["pair"], single=single) == expected

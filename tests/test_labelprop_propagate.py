@@ -26,10 +26,12 @@ def made(seed, N, M, D, h, w, dtype=torch.float64):
 
 
 def replay(arrays, cfg, normalise, backend):
+    """Ours and the published output [M,cells], at the cells of the query whose output is stored."""
     query, keys, labels, out = (torch.from_numpy(arrays[k]) for k in ("query", "ctx_feats", "ctx_masks", "out"))
     if normalise:
         query, keys = F.normalize(query, dim=1), F.normalize(keys, dim=1)
-    return propagate(query[0], keys, labels, cfg, backend), out[0]
+    stored = ~out[0, 0].isnan()
+    return propagate(query[0], keys, labels, cfg, backend)[:, stored], out[0][:, stored]
 
 
 def disc_of(arrays):

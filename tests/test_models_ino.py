@@ -1,7 +1,6 @@
 """INO's method: one step of it, mask, teacher, centres, features, views."""
 
 import dataclasses
-import json
 import multiprocessing
 
 import numpy as np
@@ -188,13 +187,12 @@ def test_features_are_unit_patch_tokens_of_the_network_asked_for(inference):
         extractor(frames[..., :36], "block7")
 
 
-def test_parameter_groups_have_the_official_sizes(shared):
-    path = shared("golden/g7_ino_checkpoint_layout.json")
+def test_parameter_groups_have_the_official_sizes(golden):
     config = models.read_config(models.ROOT / "configs/charades.yaml")
     groups = optim.parameter_groups(ino.Method(config.method), config.optim)
     sizes = lambda chosen: (sum(len(g["params"]) for g in chosen), sum(p.numel() for g in chosen for p in g["params"]))
     ours = [sizes([g for g in groups if g["decays"]]), sizes([g for g in groups if not g["decays"]])]
-    assert ours == [tuple(group[:2]) for group in json.loads(path.read_text())["param_groups"]]
+    assert ours == [tuple(group[:2]) for group in golden("g7_ino_checkpoint_layout.json")["param_groups"]]
 
 
 def test_pictures_leave_the_method_alone():

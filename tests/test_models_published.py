@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import pickle
 import re
 import zipfile
@@ -45,9 +44,9 @@ def stepped(kind):
 
 
 @pytest.fixture
-def ino_file(shared, tmp_path):
+def ino_file(golden, tmp_path):
     """Writes an official INO checkpoint, with changes, and returns its path."""
-    layout = json.loads(shared("golden/g7_ino_checkpoint_layout.json").read_text())
+    layout = golden("g7_ino_checkpoint_layout.json")
 
     def write(**changes):
         content = {name: filled(layout[name]) for name in ("student", "teacher")}
@@ -64,8 +63,8 @@ def ino_file(shared, tmp_path):
 
 
 @pytest.fixture
-def dino_state(shared):
-    return filled(json.loads(shared("golden/g7_dino_checkpoint_layout.json").read_text())["pretrain_file_keys"])
+def dino_state(golden):
+    return filled(golden("g7_dino_checkpoint_layout.json")["pretrain_file_keys"])
 
 
 def same_features(extractor, backbone, blocks):
@@ -184,8 +183,8 @@ def test_numpy_numbers_load_under_both_names_of_their_module(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
-def test_crw_checkpoint(shared, tmp_path, layout):
-    names = json.loads(shared("golden/g7_crw_checkpoint_layout.json").read_text())["model"]
+def test_crw_checkpoint(golden, tmp_path, layout):
+    names = golden("g7_crw_checkpoint_layout.json")["model"]
     model = filled(names)
     reference = torchvision.models.resnet18()
     reference.load_state_dict({k.removeprefix("encoder.model."): v for k, v in model.items()}, strict=False)

@@ -1,6 +1,5 @@
 """The vision transformer and INO's head against the reference network."""
 
-import json
 
 import pytest
 import torch
@@ -24,8 +23,8 @@ def close(ours, theirs, atol=2e-5):
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
 
 
-def test_names_and_shapes_are_the_published_ones(shared, backbone):
-    names = json.loads(shared("golden/g7_ino_vit_small8_img64_state_dict.json").read_text())
+def test_names_and_shapes_are_the_published_ones(golden, backbone):
+    names = golden("g7_ino_vit_small8_img64_state_dict.json")
     assert {name: list(tensor.shape) for name, tensor in backbone.state_dict().items()} == names
 
 
@@ -88,10 +87,10 @@ def test_stochastic_depth_drops_branches_of_whole_images_in_training_alone():
     assert torch.equal(first._dropped(branch), branch)
 
 
-def test_head_agrees_with_reference(golden, shared):
+def test_head_agrees_with_reference(golden):
     reference = golden("g7_dinohead64")
     head = fill(Head(384, hidden=2048, bottleneck=256, outputs=64))
-    assert sorted(head.state_dict()) == json.loads(shared("golden/g7_dinohead_keys_sorted.json").read_text())
+    assert sorted(head.state_dict()) == golden("g7_dinohead_keys_sorted.json")
     x = torch.from_numpy(reference["x"])
     close(images((6, 384), 1002), x, atol=0)
     close(head(x), torch.from_numpy(reference["out"]), atol=1e-6)

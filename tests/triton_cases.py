@@ -220,7 +220,9 @@ def test_published_frames(golden, name):
         features = [F.normalize(x, dim=1) for x in features]
     (query,), keys = features
     ours = propagate(query, keys, torch.from_numpy(arrays["ctx_masks"]).to(DEVICE), cfg, "triton")
-    torch.testing.assert_close(ours.cpu(), torch.from_numpy(arrays["out"][0]), rtol=0, atol=2e-6)
+    out = torch.from_numpy(arrays["out"][0])
+    stored = ~out[0].isnan()
+    torch.testing.assert_close(ours.cpu()[:, stored], out[:, stored], rtol=0, atol=2e-6)
 
 
 @ON_GPU

@@ -3,7 +3,7 @@
 The objects of a sequence are the ids of its first annotation.  (The official program takes 1 .. the highest
 id there, which is the same wherever ids are contiguous, as they are in DAVIS; an id left out would count as
 an object perfectly predicted.)  The first frame, which is given, and the last are left out.  255 = void:
-such pixels count for nothing.
+such pixels count for nothing, unless 255 is all that a sequence's first annotation marks: then it is the object 1.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -18,9 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import UserError
+from core.evaluation import folders as layout
 from core.evaluation import jf
 from core.palette import ids_in, read_ids
-from core.suggest import suggestion
 
 VOID = 255
 FRAMES_A_WORKER = 500  # a second or two of work; a process that imports torch takes as long to start
@@ -54,32 +55,23 @@ class Overall:
         return (self.J.mean + self.F.mean) / 2
 
 
-def evaluate(annotations, results, sequences=None, workers=None):
+def evaluate(annotations, results, sequences=None, workers=None, single=False):
     """Score every object of the sequences -> list of ObjectScore, in the order of the sequences.
 
-    annotations, results: folders with one folder of PNGs a sequence.  sequences: names; None = every folder
-    of annotations.  workers: processes, None = one a core if there is enough to do.  Raises UserError naming
-    the file for masks that are missing, of another size than the annotation, or hold ids that the annotation
-    lacks.
+    annotations, results: folders with one folder of PNGs a sequence.  sequences: names; None = all that both
+    folders hold.  workers: processes, None = one a core if there is enough to do.  single: all ids are one object,
+    as in DAVIS 2016.  Raises UserError naming the file for masks that are missing, of another size than the
+    annotation, or hold ids that the annotation lacks, and for folders that cannot be what they are given as.
     """
     annotations, results = Path(annotations), Path(results)
-    for folder in (annotations, results):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder of masks")
-    known = sorted(folder.name for folder in annotations.iterdir() if folder.is_dir())
-    chosen = known if sequences is None else dict.fromkeys(sequences)  # named twice, scored once
-    if not chosen:
-        raise UserError(f"{annotations}: holds no sequence; expected {annotations}/<sequence>/<frame>.png")
-    for name in chosen:
-        if name not in known:
-            raise UserError(f"{annotations / name}: there is no such sequence{suggestion(name, known)}")
-    return evaluate_folders([(annotations / name, results / name) for name in chosen], workers)
+    layout.check(annotations, results)
+    return evaluate_folders(layout.pairs(annotations, results, sequences), workers, single)
 
 
-def evaluate_folders(folders, workers=None):
+def evaluate_folders(folders, workers=None, single=False):
     """The same for a list of (annotation, result), one pair of folders a sequence."""
     workers = min(len(folders), workers or worthwhile_workers(folders))
-    columns = zip(*folders)
+    columns = *zip(*folders), repeat(single)
     if workers == 1:
         return _collected(map(score_sequence, *columns), len(folders))
     # Spawned, not forked: the caller may hold threads or a GPU.
@@ -94,7 +86,7 @@ def evaluate_folders(folders, workers=None):
 
 def worthwhile_workers(folders):
     """One a core, but none for fewer frames than are scored while it starts."""
-    frames = sum(1 for annotation, _ in folders for _ in annotation.glob("*.png"))
+    frames = sum(len(layout.masks_in(annotation)) for annotation, _ in folders)
     return max(1, min(os.cpu_count() or 1, frames // FRAMES_A_WORKER))
 
 
@@ -109,39 +101,58 @@ def _start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
 
 
-def score_sequence(annotation, result):
+def score_sequence(annotation, result, single=False):
     """Score the objects of one sequence; annotation, result: its two folders -> list of ObjectScore."""
-    paths = sorted(annotation.glob("*.png"))
+    paths = layout.masks_in(annotation)
     if len(paths) < 3:
         raise UserError(
             f"{annotation}: {len(paths)} annotated frames; at least 3 are needed, "
             "because the first and the last are left out"
         )
-    if not result.is_dir():
-        raise UserError(f"{result}: no results for this sequence; list the sequences to score (--sequences)")
-    objects = sorted(object_ids(read_ids(paths[0])))
+    for path in layout.masks_in(result):
+        if not (annotation / path.name).is_file():
+            raise UserError(f"{annotation / path.name}: missing, but {result} has this frame; every frame is needed")
+    tables = id_tables(read_ids(paths[0]), single)
+    objects = sorted(object_ids(translated(read_ids(paths[0]), tables[0])))
     if not objects:
-        raise UserError(
-            f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score"
-        )
-    J_TM, F_TM = np.moveaxis(measure(paths, result, objects), 2, 0)
+        raise UserError(f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score")
+    J_TM, F_TM = np.moveaxis(measure(paths, result, objects, tables), 2, 0)
     return [
         ObjectScore(result.name, id, len(J_T), jf.statistics(J_T), jf.statistics(F_T))
         for id, J_T, F_T in zip(objects, J_TM.T, F_TM.T)
     ]
 
 
-def measure(paths, result, objects):
+def id_tables(first, single):
+    """What the ids of annotations, and of predictions, count as in a sequence: uint8 [256] each, None = themselves.
+
+    first: its first annotation.  Where that marks its objects with 255 alone, 255 is no void but the object 1.
+    """
+    white = object_ids(first) == set() and VOID in ids_in(first)
+    if not (white or single):
+        return None, None
+    truth = np.minimum(np.arange(256), 1 if single else VOID).astype(np.uint8)
+    prediction = truth.copy()
+    truth[VOID], prediction[VOID] = (1 if white else VOID), 1
+    return truth, prediction
+
+
+def translated(ids, table):
+    return ids if table is None else cv2.LUT(ids, table)
+
+
+def measure(paths, result, objects, tables):
     """J and F of every object in every frame but the first and the last -> [T-2,M,2].
 
     An object that a prediction lacks is empty there.  Predicted ids that stand in no annotation of the
     sequence are refused; those of objects that appear later are not, but are not scored.
     """
-    known = object_ids(read_ids(paths[0])) | object_ids(read_ids(paths[-1]))
+    read_truth = lambda path: translated(read_ids(path), tables[0])
+    known = object_ids(read_truth(paths[0])) | object_ids(read_truth(paths[-1]))
     measures, predicted = [], {}
     for path in paths[1:-1]:
-        truth = read_ids(path)
-        prediction = read_prediction(result / path.name, truth.shape, path)
+        truth = read_truth(path)
+        prediction = translated(read_prediction(result / path.name, truth.shape, path), tables[1])
         radius, box = jf.tolerance_px(truth.shape), jf.surroundings(truth | prediction)
         truth, prediction = truth[box], prediction[box]
         ids = ids_in(truth)

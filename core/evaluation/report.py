@@ -20,17 +20,29 @@ def global_row(scores):
 
 
 def table(scores):
-    """Every object and the mean over objects, one line each, as text."""
+    """Every object and the mean over objects, one line each, as text; in percent."""
     rows = [(s.name, ((s.J.mean + s.F.mean) / 2, *s.J, *s.F)) for s in scores]
     rows.append((f"mean of {len(scores)} object{'s' * (len(scores) > 1)}", global_row(scores)))
     width = max(len(name) for name, _ in rows)
-    head = " " * width + "".join(f"{column:>10}" for column in ("J&F", *GLOBAL_COLUMNS[1:]))
-    lines = [f"{name:<{width}}" + "".join(f"{value:>10.3f}" for value in values) for name, values in rows]
+    head = f"{'percent':<{width}}" + "".join(f"{column:>10}" for column in ("J&F", *GLOBAL_COLUMNS[1:]))
+    lines = [f"{name:<{width}}" + "".join(f"{100 * value:>10.1f}" for value in values) for name, values in rows]
     return "\n".join([head, *lines[:-1], "-" * len(head), lines[-1]])
 
 
+def amount(scores):
+    """How much was scored, as text."""
+    frames = {score.sequence: score.frames for score in scores}
+    return (
+        f"{sum(frames.values())} frames of {len(frames)} sequence{'s' * (len(frames) > 1)} "
+        "(the first and the last of each are not scored)"
+    )
+
+
 def write(scores, folder):
-    """Write both CSV files (three decimals, official form) and scores.json (all digits) into folder."""
+    """Write both CSV files (three decimals, official form) and scores.json (all digits) into folder.
+
+    All three hold fractions of 1, as the official tool writes them.
+    """
     values = ",".join(f"{value:.3f}" for value in global_row(scores))
     lines = [f"{s.name},{s.J.mean:.3f},{s.F.mean:.3f}\n" for s in scores]
     texts = {
@@ -44,6 +56,6 @@ def write(scores, folder):
 
 
 def as_dict(scores):
-    """Plain numbers: {"global": {column: value}, "objects": {name: {"frames", "J": {...}, "F": {...}}}}."""
+    """Fractions of 1: {"global": {column: value}, "objects": {name: {"frames", "J": {...}, "F": {...}}}}."""
     objects = {s.name: {"frames": s.frames, "J": s.J._asdict(), "F": s.F._asdict()} for s in scores}
     return {"global": dict(zip(GLOBAL_COLUMNS, global_row(scores))), "objects": objects}
