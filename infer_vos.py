@@ -117,7 +117,7 @@ def origin_of(method, config, propagation, precision, args):
     }
 
 
-def warn(sequences):
+def warn(sequences: list[vos_sequences.VosSequence]) -> None:
     """Warn of what looks wrong about the given masks, each kind once.  UserError where one cannot be followed."""
     found = {}
     for sequence in sequences:
@@ -129,7 +129,7 @@ def warn(sequences):
 
 
 @contextmanager
-def nothing_empty(out):
+def nothing_empty(out: Path):
     """On an error, remove origin files without masks in `out` and the empty folders that were made for it."""
     made = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
     try:

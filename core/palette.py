@@ -3,6 +3,9 @@
 Legend: H W pixels.  ids: uint8 [H,W], 0 = background, 1-254 = objects, 255 = void: no object, not scored.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -40,12 +43,12 @@ NATURAL = {
 }  # fmt: skip
 
 
-def cielab(colours):
+def cielab(colours: Sequence | np.ndarray) -> np.ndarray:
     """RGB 0..255 [N,3] -> CIELAB float32 [N,3], in which distances are about as large as they look."""
     return cv2.cvtColor(np.float32(colours)[None] / 255, cv2.COLOR_RGB2LAB)[0]
 
 
-def overlay_palette():
+def overlay_palette() -> np.ndarray:
     """The colours of ids 0..255 in overlays, uint8 RGB [256,3].
 
     The rule: of 216 evenly spaced colours without the darkest and the lightest, each id takes the one farthest in
@@ -108,10 +111,10 @@ def ids_in(ids):
     return set(np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist())
 
 
-def doubts(path, ids):
-    """What looks wrong about a mask that is to be followed -> list of sentences, empty for a sound one.
+def doubts(path: Path, ids: np.ndarray) -> list[str]:
+    """Sentences on what looks wrong about a mask that is to be followed; none for a sound mask.
 
-    path: its file, as far as it says how it was compressed; ids uint8 [H,W], without void.
+    path: its file, read for its format alone; ids: uint8 [H,W], without void.
     """
     found = []
     with Image.open(path) as image:
@@ -140,7 +143,7 @@ def doubts(path, ids):
     return found
 
 
-def overlay(frame, ids, opacity=0.5):
+def overlay(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.5) -> np.ndarray:
     """The frame with every object tinted in its colour of OVERLAY_PALETTE and outlined.
 
     frame uint8 RGB [H,W,3], ids uint8 [H,W] -> uint8 RGB [H,W,3].

@@ -6,6 +6,7 @@ is for propagation to say.
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,15 +59,15 @@ class VosSequence:
                 )
             yield frame
 
-    def given(self):
+    def given(self) -> dict[int, np.ndarray]:
         """The masks at which objects are born: {frame index: ids uint8 [H,W]}, void taken out.
 
         Where the masks hold 0 and 255 alone, 255 is an object, not void: id 1.  UserError where there is no object.
         """
         return self._births()[0]
 
-    def doubts(self):
-        """What looks wrong about the given masks, or needs to be said: pairs of a mask's path and a sentence."""
+    def doubts(self) -> Iterator[tuple[Path, str]]:
+        """What looks wrong about the given masks, or has to be said: a mask's path and a sentence, each."""
         given, binary = self._births()
         for t, ids in given.items():
             if binary:
@@ -149,7 +150,10 @@ def _split(root, split):
             f"{path}: missing; {root} must be in DAVIS layout: ImageSets/2017/{split}.txt, "
             "JPEGImages/480p/<sequence>/, Annotations/480p/<sequence>/"
         )
-    names = path.read_text().split()
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); expected one name a line") from error
     if not names:
         raise UserError(f"{path}: names no sequence; expected one name a line")
     return names
@@ -183,6 +187,8 @@ def ytvos(root, names=None):
                 f"{folder}: missing; {root} must be in YouTube-VOS layout: "
                 "valid/JPEGImages/<video>/, valid/Annotations/<video>/"
             )
+    if (valid / "JPEGImages" / "480p").is_dir():
+        raise UserError(f"{root}: is in DAVIS layout, not in that of YouTube-VOS; choose --dataset davis")
     videos = sorted(folder.name for folder in (valid / "JPEGImages").iterdir() if folder.is_dir())
     if not videos:
         raise UserError(f"{valid / 'JPEGImages'}: holds no video; expected one folder a video")
@@ -211,7 +217,7 @@ def _place(path, places, images):
     return places[path.stem]
 
 
-def listed(file, root, names=None):
+def listed(file, root, names=None) -> list[VosSequence]:
     """A list with `flag image mask` a line, paths relative to root, a leading / allowed.
 
     flag 0: propagate through the frame, but do not write it.  The folder of the images is the video.  A mask that
@@ -260,8 +266,10 @@ def _listed(file, folder, rows):
     _once(file, [image.stem for image in images], f"in {folder} two frames named")
     there = tuple(mask if mask and mask.is_file() else None for mask in masks)
     if not any(there):
-        named = next((f"{mask} does not exist" for mask in masks if mask), "no line names one")
+        named = next((f"{mask} is no file" for mask in masks if mask), "no line names one")
         raise UserError(f"{file}: {folder.name} has no mask to start from: {named}")
+    if not any(written):
+        raise UserError(f"{file}: {folder.name} has no frame to write: every line has flag 0; flag 1 writes a frame")
     return VosSequence(folder.name, images, there, written, _annotated(images, there, written))
 
 
@@ -287,6 +295,7 @@ def pictures(folder):
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise UserError(f"{folder}: holds no JPEG or PNG file")
+    _once(folder, [path.stem for path in found], "two pictures are named")
     return tuple(found)
 
 

@@ -84,15 +84,15 @@ def run(
             with whole_folder(place) as vos, whole_folder(shown) if visuals else nullcontext() as vis:
                 size = batch or BATCH[device.type]
                 segment(sequence, features, cfg, device, size, vos, vis, pool, progress.frame, given)
-                record.unlink(missing_ok=True)  # before the folders are replaced: a kill in between leaves none
+                forget(record)  # before the folders are replaced: a kill in between leaves none
             with replacing(record) as part:
                 part.write_text(json.dumps(now))
             progress.end(number, sequence, given, why)
     return masks
 
 
-def recorded(sequence, given):
-    """What a sequence's masks are made from, but for what holds for all sequences, as plain values."""
+def recorded(sequence: Sequence, given: dict) -> dict:
+    """The masks and frames that a sequence's results are made from, as plain values."""
     digest = lambda ids: hashlib.sha256(f"{ids.shape}".encode() + ids.tobytes()).hexdigest()
     return {
         "masks": {str(t): digest(ids) for t, ids in given.items()},
@@ -101,7 +101,14 @@ def recorded(sequence, given):
     }
 
 
-def outdated(now, record, masks, overlays):
+def forget(record: Path) -> None:
+    try:
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{record}: cannot be removed ({error.strerror}); choose another --out") from error
+
+
+def outdated(now: dict, record: Path, masks: Path, overlays: Path | None) -> str:
     """Why a sequence has to be done again; "" where its masks are whole and made from what is given now.
 
     now: as recorded() says.  record: file; masks, overlays: folders, overlays may be None.
@@ -121,8 +128,8 @@ def outdated(now, record, masks, overlays):
     return "" if overlays is None or overlays.is_dir() else "overlays missing"
 
 
-def followed(given):
-    """The objects that are given: "2 objects: 1 (4149 px), 2 (4200 px)"; of many, some."""
+def followed(given: dict) -> str:
+    """The objects that are given: "2 objects: 1 (4149 px), 2 (4200 px)"; of more than 8, the first and the last."""
     sizes = {}
     for ids in given.values():
         for id, px in enumerate(np.bincount(ids.ravel())):

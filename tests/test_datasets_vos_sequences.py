@@ -124,10 +124,11 @@ def test_lists_of_other_programs(tmp_path):
     [
         ("1", "list.txt:1: .*expected `flag image mask`"),
         ("1 my v/0.jpg v/0.png", "list.txt:1: .*names with spaces stand in quotes"),
+        ("0 v/0.jpg v/0.png", "v has no frame to write"),
         ("1 v/0.jpg -", "v has no mask to start from: no line names one"),
         ("2 v/0.jpg v/0.png", "list.txt:1: .*flag 0 or 1"),
         ("1 v/9.jpg v/0.png", "list.txt:1: .*v/9.jpg does not exist"),
-        ("1 v/0.jpg v/9.png", "v has no mask to start from: .*v/9.png does not exist"),
+        ("1 v/0.jpg v/9.png", "v has no mask to start from: .*v/9.png is no file"),
         ("1 v/0.jpg v/0.png\n1 v/0.jpg v/0.png", "two frames named '0'"),
         ("1 v/0.jpg v/0.png\n1 w/v/0.jpg v/0.png", "two videos whose folders are both named 'v'"),
         ("\n", "names no frame"),
@@ -150,6 +151,12 @@ def test_mistakes_in_folders_are_named(davis_root, tmp_path):
     fails("sequence 'plian' does not exist, did you mean 'plain'", vos.davis, davis_root, names=["plian"])
     fails("ImageSets/2017/train.txt: missing", vos.davis, davis_root, split="train")
     fails("nowhere/valid/JPEGImages: missing", vos.ytvos, tmp_path / "nowhere")
+    fails("choose --dataset davis", vos.ytvos, davis_root)
+    (davis_root / "ImageSets/2017/odd.txt").write_bytes(b"\xff\xfe")
+    fails("odd.txt: cannot be read", vos.davis, davis_root, split="odd")
+    make_frame(davis_root / "JPEGImages/480p/late/00001.PNG")
+    fails("late: two pictures are named '00001'", vos.davis, davis_root, names=["late"])
+    (davis_root / "JPEGImages/480p/late/00001.PNG").unlink()
     frame = davis_root / "JPEGImages/480p/plain/00001.jpg"
     make_frame(frame, size=(40, 55))
     fails("00001.jpg: 55x40 pixels .* 56x40", lambda: list(vos.davis(davis_root)[0].frames()))
