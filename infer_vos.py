@@ -8,10 +8,12 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import signal
 import sys
 import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -40,7 +42,7 @@ def parse():
     add("--config", metavar="FILE", help="instead of the configuration in the checkpoint; needed for untrained")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
-    which.add_argument("--list", metavar="FILE", help="`flag image mask` a line; flag 0: not written")
+    which.add_argument("--list", metavar="FILE", help="`flag image [mask]` a line; flag 0: not written")
     add("--data", required=True, metavar="ROOT", help="folder of the data set, or what the list's paths start from")
     add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
@@ -75,7 +77,7 @@ def claim(out, key, origin, overwrite, some):
 
     overwrite removes those of another origin, but not where only some sequences are about to be done.
     """
-    path, folders = out / f"{key}_origin.json", [out / f"{key}_vos", out / f"{key}_vis"]
+    path, folders = out / f"{key}_origin.json", [out / f"{key}_{kind}" for kind in ("vos", "vis", "given")]
     if folders[0].exists():
         try:
             before = json.loads(path.read_text())
@@ -115,6 +117,33 @@ def origin_of(method, config, propagation, precision, args):
     }
 
 
+def warn(sequences: list[vos_sequences.VosSequence]) -> None:
+    """Warn of what looks wrong about the given masks, each kind once.  UserError where one cannot be followed."""
+    found = {}
+    for sequence in sequences:
+        for path, text in sequence.doubts():
+            found.setdefault(text, []).append(path)
+    for text, paths in found.items():
+        more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+        warnings.warn(f"{paths[0]}{more}: {text}", stacklevel=2)
+
+
+@contextmanager
+def nothing_empty(out: Path):
+    """On an error, remove origin files without masks in `out` and the empty folders that were made for it."""
+    made = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
+    try:
+        yield
+    except BaseException:
+        for origin in out.glob("*_origin.json"):
+            if not origin.with_name(origin.name.replace("_origin.json", "_vos")).exists():
+                origin.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def score(sequences, masks, out):
     """Print and write J&F of the sequences that are annotated in full."""
     scored = [sequence for sequence in sequences if sequence.annotations and sequence.length >= 3]
@@ -135,6 +164,8 @@ def prepare(args, first):
     first: whether this process is the one that clears masks of another origin, and says what is going to happen.
     """
     sequences = sequences_of(args)
+    if first:
+        warn(sequences)
     device = distributed.own(devices.pick(args.device))
     precision = devices.inference_precision(device, args.precision)
     overrides = [f"protocol={args.protocol}"] * bool(args.protocol) + args.overrides
@@ -159,14 +190,20 @@ def prepare(args, first):
 def main():
     args = parse()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with distributed.team() as team:
+    with nothing_empty(Path(args.out)), distributed.team() as team:
         if team.rank > 0:  # the first process goes ahead, so that a mistake is told once
             team.meet("prepared")
         work = prepare(args, first=team.rank == 0)
         if team.rank == 0:
             team.meet("prepared")
-        masks = runner.run(**work, team=team)
-        team.meet("finished")
+        masks = work["out"] / f"{work['key']}_vos"
+        try:
+            runner.run(**work, team=team)
+            team.meet("finished")
+        except BaseException:
+            if team.rank == 0 and masks.is_dir():
+                print(f"finished sequences stay in {masks}; the same command goes on with the others", file=sys.stderr)
+            raise
     if team.rank == 0:
         print(f"masks: {masks}")
         score(work["sequences"], masks, work["out"] / f"{work['key']}_scores")

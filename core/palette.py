@@ -1,7 +1,10 @@
 """Masks as pictures: indexed PNGs with the DAVIS palette, and overlays to look at.
 
-Legend: H W pixels.  ids: uint8 [H,W], 0 = background, any other number = an object.
+Legend: H W pixels.  ids: uint8 [H,W], 0 = background, 1-254 = objects, 255 = void: no object, not scored.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,6 +28,47 @@ def palette():
 
 
 PALETTE = palette()
+VOID = 255
+#: objects smaller than this are specks
+SPECK_PX = 16
+#: an object with more of the picture's border than this is taken for the background
+BACKGROUND_SHARE = 0.9
+
+#: what frames are full of, RGB: overlays keep away from it
+NATURAL = {
+    "light skin": (240, 205, 180), "skin": (225, 170, 140), "brown skin": (160, 110, 80), "dark skin": (90, 55, 40),
+    "grass": (85, 125, 50), "dry grass": (170, 160, 90), "leaves": (50, 80, 35), "sky": (135, 190, 235),
+    "deep sky": (80, 130, 190), "water": (45, 95, 110), "sand": (205, 180, 140), "earth": (110, 85, 60),
+    "road": (128, 128, 128), "snow": (245, 245, 245), "shadow": (30, 30, 30),
+}  # fmt: skip
+
+
+def cielab(colours: Sequence | np.ndarray) -> np.ndarray:
+    """RGB 0..255 [N,3] -> CIELAB float32 [N,3], in which distances are about as large as they look."""
+    return cv2.cvtColor(np.float32(colours)[None] / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+def overlay_palette() -> np.ndarray:
+    """The colours of ids 0..255 in overlays, uint8 RGB [256,3].
+
+    The rule: of 216 evenly spaced colours without the darkest and the lightest, each id takes the one farthest in
+    CIELAB from those before it and from NATURAL.
+    """
+    steps = np.arange(0, 256, 51, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
+    lab = cielab(colours)
+    seen = (lab[:, 0] > 30) & (lab[:, 0] < 98)
+    colours, lab = colours[seen], lab[seen]
+    distance = np.linalg.norm(lab[:, None] - cielab(list(NATURAL.values())), axis=2).min(1)
+    chosen = []
+    for _ in colours:
+        chosen.append(distance.argmax())
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+    # As there are fewer colours than ids, the last ids have those of the first again.
+    return np.concatenate([np.zeros((1, 3), np.uint8), np.resize(colours[chosen], (255, 3))])
+
+
+OVERLAY_PALETTE = overlay_palette()
 
 
 def write_indexed(path, ids):
@@ -67,13 +111,45 @@ def ids_in(ids):
     return set(np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist())
 
 
-def overlay(frame, ids, opacity=0.5):
-    """The frame with every object tinted in its colour and outlined.
+def doubts(path: Path, ids: np.ndarray) -> list[str]:
+    """Sentences on what looks wrong about a mask that is to be followed; none for a sound mask.
+
+    path: its file, read for its format alone; ids: uint8 [H,W], without void.
+    """
+    found = []
+    with Image.open(path) as image:
+        if image.format == "JPEG":
+            found.append("a JPEG, whose compression changes ids; save masks as PNG")
+    objects = sorted(ids_in(ids) - {0})
+    # A pixel whose eight neighbours have its id: an edge that was smoothed has none.
+    around = np.ones((3, 3), np.uint8)
+    inner = np.where(cv2.erode(ids, around) == cv2.dilate(ids, around), ids, 0)
+    px, inner_px = (np.bincount(values.ravel(), minlength=256) for values in (ids, inner))
+    slivers = [id for id in objects if px[id] < SPECK_PX or not inner_px[id]]
+    if len(slivers) >= max(3, len(objects) / 2):
+        found.append(
+            "most of its objects are specks or thinner than 3 pixels, as anti-aliased, resized or compressed edges "
+            "leave them; draw with hard edges, resize with nearest neighbour, or make one object of a soft mask: "
+            "values above 127 become 1, all others 0"
+        )
+    border = np.concatenate([ids[0], ids[-1], ids[:, 0], ids[:, -1]])
+    share = np.bincount(border, minlength=256) / border.size
+    found += [
+        f"object {id} covers the picture's border as a background does; the background must have id 0 (a picture "
+        "that was converted from RGB to indexed colours has ids by chance)"
+        for id in objects
+        if share[id] > BACKGROUND_SHARE
+    ]
+    return found
+
+
+def overlay(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """The frame with every object tinted in its colour of OVERLAY_PALETTE and outlined.
 
     frame uint8 RGB [H,W,3], ids uint8 [H,W] -> uint8 RGB [H,W,3].
     """
     # OpenCV's look-up and masked copy: an eighth of the time of numpy's.
-    tinted = cv2.addWeighted(frame, 1 - opacity, cv2.applyColorMap(ids, PALETTE[:, None]), opacity, 0)
+    tinted = cv2.addWeighted(frame, 1 - opacity, cv2.applyColorMap(ids, OVERLAY_PALETTE[:, None]), opacity, 0)
     picture = cv2.copyTo(tinted, ids, frame.copy())
     width = max(1, round(min(ids.shape) / 400))
     around = np.ones((2 * width + 1, 2 * width + 1), np.uint8)

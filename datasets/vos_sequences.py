@@ -4,26 +4,31 @@ Given masks are births: of every mask only the ids that no earlier one held.  Wh
 is for propagation to say.
 """
 
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from core import palette
 from core.errors import UserError
-from core.palette import ids_in, read_ids
+from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
 from datasets.reader import UnreadableFrame
 from datasets.readers.frames import read_frame as decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-DAVIS_VOID = 255
+#: a word of a list: in quotes, or without a space
+WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 
 
 @dataclass(frozen=True)
 class VosSequence:
     """One video.  images, masks (None = none given), written: one entry a frame.
 
-    annotations: the folder with a mask for every frame, where there is one.  void: an id that marks nothing.
+    annotations: the folder with a mask for every frame, where there is one.
     """
 
     name: str
@@ -31,7 +36,6 @@ class VosSequence:
     masks: tuple[Path | None, ...]
     written: tuple[bool, ...]
     annotations: Path | None = None
-    void: int = 0
 
     @property
     def length(self):
@@ -55,23 +59,44 @@ class VosSequence:
                 )
             yield frame
 
-    def given(self):
-        """The masks at which objects are born: {frame index: ids uint8 [H,W]}."""
-        known, given = {0, self.void}, {}
+    def given(self) -> dict[int, np.ndarray]:
+        """The masks at which objects are born: {frame index: ids uint8 [H,W]}, void taken out.
+
+        Where the masks hold 0 and 255 alone, 255 is an object, not void: id 1.  UserError where there is no object.
+        """
+        return self._births()[0]
+
+    def doubts(self) -> Iterator[tuple[Path, str]]:
+        """What looks wrong about the given masks, or has to be said: a mask's path and a sentence, each."""
+        given, binary = self._births()
+        for t, ids in given.items():
+            if binary:
+                yield self.masks[t], "holds 0 and 255 alone, so 255 is one object here, not void; its id is 1"
+            for text in palette.doubts(self.masks[t], ids):
+                yield self.masks[t], text
+
+    def _births(self):
+        """What given() returns, and whether its object is marked with 255."""
+        known, given, void = {0, VOID}, {}, {}
         for t, path in enumerate(self.masks):
             if path is None:
                 continue
             ids = read_ids(path)
-            born = sorted(ids_in(ids) - known)
+            there = ids_in(ids)
+            born = sorted(there - known)
             if born:
                 kept = np.zeros(256, np.uint8)
                 kept[born] = born
                 given[t] = kept[ids]
                 known.update(born)
-        if not given:
+            elif VOID in there and not void:
+                void[t] = np.uint8(ids == VOID)
+        if not (given or void):
             masks = ", ".join([str(path) for path in self.masks if path][:3]) or "any mask: there is none"
-            raise UserError(f"{self.name}: nothing to follow, no object is marked in {masks}")
-        return given
+            raise UserError(
+                f"{self.name}: nothing to follow, no object is marked in {masks}; an object is an id from 1 to 254"
+            )
+        return given or void, not given
 
 
 class SequenceReader:
@@ -125,7 +150,10 @@ def _split(root, split):
             f"{path}: missing; {root} must be in DAVIS layout: ImageSets/2017/{split}.txt, "
             "JPEGImages/480p/<sequence>/, Annotations/480p/<sequence>/"
         )
-    names = path.read_text().split()
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); expected one name a line") from error
     if not names:
         raise UserError(f"{path}: names no sequence; expected one name a line")
     return names
@@ -140,7 +168,7 @@ def _davis(root, name, births):
     there = tuple(mask if mask.is_file() else None for mask in masks)
     given = there if births else (masks[0],) + (None,) * (len(images) - 1)
     annotations = folder if all(there) else None
-    return VosSequence(name, images, given, (True,) * len(images), annotations, DAVIS_VOID)
+    return VosSequence(name, images, given, (True,) * len(images), annotations)
 
 
 def ytvos(root, names=None):
@@ -159,6 +187,8 @@ def ytvos(root, names=None):
                 f"{folder}: missing; {root} must be in YouTube-VOS layout: "
                 "valid/JPEGImages/<video>/, valid/Annotations/<video>/"
             )
+    if (valid / "JPEGImages" / "480p").is_dir():
+        raise UserError(f"{root}: is in DAVIS layout, not in that of YouTube-VOS; choose --dataset davis")
     videos = sorted(folder.name for folder in (valid / "JPEGImages").iterdir() if folder.is_dir())
     if not videos:
         raise UserError(f"{valid / 'JPEGImages'}: holds no video; expected one folder a video")
@@ -187,11 +217,12 @@ def _place(path, places, images):
     return places[path.stem]
 
 
-def listed(file, root, names=None):
+def listed(file, root, names=None) -> list[VosSequence]:
     """A list with `flag image mask` a line, paths relative to root, a leading / allowed.
 
-    flag 0: propagate through the frame, but do not write it.  The folder of the images is the video.  A mask
-    that does not exist is not given; the first of each object is, wherever later ones stand.
+    flag 0: propagate through the frame, but do not write it.  The folder of the images is the video.  A mask that
+    is left out, `-` or a file that does not exist is not given.  Paths with spaces stand in quotes, or tabs
+    separate the columns.
     """
     file, root, videos = Path(file), Path(root), {}
     try:
@@ -201,13 +232,12 @@ def listed(file, root, names=None):
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        words = line.split()
-        if len(words) != 3 or words[0] not in ("0", "1"):
-            raise UserError(f"{file}:{number}: {line!r}: expected `flag image mask`, flag 0 or 1")
-        image, mask = (root / word.lstrip("/") for word in words[1:])
+        flag, image, mask = _columns(line, f"{file}:{number}")
+        image, mask = root / image.lstrip("/"), None if mask == "-" else root / mask.lstrip("/")
         if not image.is_file():
             raise UserError(f"{file}:{number}: {image} does not exist (paths are relative to {root})")
-        videos.setdefault(image.parent, []).append((image, mask, words[0] == "1"))
+        folder = Path(os.path.abspath(image.parent))  # "." has no name
+        videos.setdefault(folder, []).append((image, mask, flag == "1"))
     if not videos:
         raise UserError(f"{file}: names no frame; expected `flag image mask` a line")
     _once(file, [folder.name for folder in videos], "two videos whose folders are both named")
@@ -215,12 +245,31 @@ def listed(file, root, names=None):
     return [_listed(file, folders[name], videos[folders[name]]) for name in _chosen(list(folders), names)]
 
 
+def _columns(line, where):
+    """flag, image and mask (`-` = none) of a line; UserError names the place."""
+    flag, *rest = line.strip().split(None, 1)
+    rest = "".join(rest)
+    if "\t" in line:
+        words = [word.strip() for word in rest.split("\t") if word.strip()]
+    else:
+        words = ["".join(groups) for groups in WORD.findall(rest)]
+    if flag not in ("0", "1") or len(words) not in (1, 2):
+        raise UserError(
+            f"{where}: {line!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; names with spaces "
+            "stand in quotes, or tabs separate the columns"
+        )
+    return flag, words[0], words[1] if len(words) == 2 else "-"
+
+
 def _listed(file, folder, rows):
     images, masks, written = zip(*rows)
     _once(file, [image.stem for image in images], f"in {folder} two frames named")
-    there = tuple(mask if mask.is_file() else None for mask in masks)
+    there = tuple(mask if mask and mask.is_file() else None for mask in masks)
     if not any(there):
-        raise UserError(f"{file}: {folder.name} has no mask: none of {masks[0]} ... exists")
+        named = next((f"{mask} is no file" for mask in masks if mask), "no line names one")
+        raise UserError(f"{file}: {folder.name} has no mask to start from: {named}")
+    if not any(written):
+        raise UserError(f"{file}: {folder.name} has no frame to write: every line has flag 0; flag 1 writes a frame")
     return VosSequence(folder.name, images, there, written, _annotated(images, there, written))
 
 
@@ -246,6 +295,7 @@ def pictures(folder):
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise UserError(f"{folder}: holds no JPEG or PNG file")
+    _once(folder, [path.stem for path in found], "two pictures are named")
     return tuple(found)
 
 
@@ -255,4 +305,4 @@ def _chosen(known, names):
         if name not in known:
             there = f"{', '.join(list(known)[:20])}{', ...' if len(known) > 20 else ''}"
             raise UserError(f"sequence {name!r} does not exist{suggestion(name, known)}; there are: {there}")
-    return known if names is None else list(dict.fromkeys(names))
+    return list(dict.fromkeys(known if names is None else names))

@@ -1,22 +1,27 @@
 """All sequences of a data set -> masks and overlays on disk.
 
-A sequence is written into a hidden folder beside its place and renamed when complete.  So a folder that bears
-the name of a sequence is finished, whatever happened before, and the next run leaves it out.
+A sequence is written into a hidden folder beside its place, which is renamed when complete.  Then a record of what
+was given, <key>_given/<sequence>.json, is written; it is removed before its masks are replaced.  So masks with a
+record are whole and made from what the record says, whatever happened before, and the next run leaves them out.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from core.atomic import replacing
 from core.distributed import Team
 from core.errors import UserError
 from core.palette import overlay, read_ids, write_indexed, write_picture
@@ -53,33 +58,87 @@ def run(
 
     features: frames [B,3,H,W], RGB in [0,1], on `device` -> [B,D,h,w], B = batch at most (None = BATCH).
     cfg: core.schema.Propagation.  Writes <key>_vos/<sequence>/<frame>.png and, with visuals,
-    <key>_vis/<sequence>/<frame>.jpg.  A finished sequence is left out unless overwrite.  quiet: say nothing.
+    <key>_vis/<sequence>/<frame>.jpg.  A sequence that is finished is left out, unless overwrite or the masks or frames
+    given have changed since.  quiet: say nothing.
     team: core.distributed.Team that does the same and shares the sequences, or None = this process does them all;
     each returns when there is none left to begin.
     While the device computes, threads decode the frames to come and write the masks before.
     """
-    device, team = torch.device(device), team or Team()
-    masks, pictures = Path(out) / f"{key}_vos", Path(out) / f"{key}_vis"
+    device, team, out = torch.device(device), team or Team(), Path(out)
+    masks, pictures = out / f"{key}_vos", out / f"{key}_vis"
     if team.world > 1:  # begun last, a long one would keep all waiting
         sequences = sorted(sequences, key=lambda sequence: -sequence.length)
     with Progress(sequences, quiet, team) as progress, ThreadPoolExecutor(writers(device, team)) as pool:
         for number in team.share(len(sequences)):
             sequence = sequences[number]
-            shown = not visuals or (pictures / sequence.name).is_dir()
-            if not overwrite and shown and finished(sequence, masks / sequence.name):
-                progress.skip(number, sequence)
+            given, place, shown = sequence.given(), masks / sequence.name, pictures / sequence.name
+            record, now = out / f"{key}_given" / f"{sequence.name}.json", recorded(sequence, given)
+            new = overwrite or not place.is_dir()
+            why = "" if new else outdated(now, record, place, shown if visuals else None)
+            if not (new or why):
+                progress.skip(number, sequence, given)
                 continue
             progress.begin(sequence)
             if not visuals:  # those of an earlier run would not belong to these masks
-                remove(pictures / sequence.name)
-            # Left in reverse order: the masks, which say that the sequence is finished, come last.
-            with (
-                whole_folder(masks / sequence.name) as vos,
-                whole_folder(pictures / sequence.name) if visuals else nullcontext() as vis,
-            ):
-                segment(sequence, features, cfg, device, batch or BATCH[device.type], vos, vis, pool, progress.frame)
-            progress.end(number, sequence)
+                remove(shown)
+            with whole_folder(place) as vos, whole_folder(shown) if visuals else nullcontext() as vis:
+                size = batch or BATCH[device.type]
+                segment(sequence, features, cfg, device, size, vos, vis, pool, progress.frame, given)
+                forget(record)  # before the folders are replaced: a kill in between leaves none
+            with replacing(record) as part:
+                part.write_text(json.dumps(now))
+            progress.end(number, sequence, given, why)
     return masks
+
+
+def recorded(sequence: Sequence, given: dict) -> dict:
+    """The masks and frames that a sequence's results are made from, as plain values."""
+    digest = lambda ids: hashlib.sha256(f"{ids.shape}".encode() + ids.tobytes()).hexdigest()
+    return {
+        "masks": {str(t): digest(ids) for t, ids in given.items()},
+        "frames": list(sequence.frame_names),
+        "written frames": [name for name, written in zip(sequence.frame_names, sequence.written) if written],
+    }
+
+
+def forget(record: Path) -> None:
+    try:
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{record}: cannot be removed ({error.strerror}); choose another --out") from error
+
+
+def outdated(now: dict, record: Path, masks: Path, overlays: Path | None) -> str:
+    """Why a sequence has to be done again; "" where its masks are whole and made from what is given now.
+
+    now: as recorded() says.  record: file; masks, overlays: folders, overlays may be None.
+    """
+    try:
+        before = json.loads(record.read_text())
+        changed = [part for part in now if before[part] != now[part]]
+        if changed:
+            return f"{changed[0]} changed"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "no record of the masks given"
+    try:
+        for name in now["written frames"]:
+            read_ids(masks / f"{name}.png")
+    except UserError:
+        return "masks damaged"
+    return "" if overlays is None or overlays.is_dir() else "overlays missing"
+
+
+def followed(given: dict) -> str:
+    """The objects that are given: "2 objects: 1 (4149 px), 2 (4200 px)"; of more than 8, the first and the last."""
+    sizes = {}
+    for ids in given.values():
+        for id, px in enumerate(np.bincount(ids.ravel())):
+            if id and px:
+                sizes.setdefault(id, f"{id} ({px} px)")
+    told, count = list(sizes.values()), len(sizes)
+    if count > 8:
+        told[4:-1] = ["..."]
+    return f"{count} object{'s' if count > 1 else ''}: {', '.join(told)}"
 
 
 def writers(device, team):
@@ -87,8 +146,12 @@ def writers(device, team):
     return 2 if device.type == "cpu" else max(2, min(8, (os.cpu_count() or 1) // team.local - 2))
 
 
-def segment(sequence, features, cfg, device, batch, vos, vis, pool, tick):
-    """Write the masks of one sequence into folder vos, overlays into vis (None: none); tick() after each frame."""
+def segment(sequence, features, cfg, device, batch, vos, vis, pool, tick, given=None):
+    """Write the masks of one sequence into folder vos, overlays into vis (None: none); tick() after each frame.
+
+    given: sequence.given(), where it has been called before.
+    """
+    given = given or sequence.given()
     shown = deque()  # frames that were read and have no mask yet
 
     def read():
@@ -107,7 +170,7 @@ def segment(sequence, features, cfg, device, batch, vos, vis, pool, tick):
         with (
             closing(pipeline.ahead(read(), FRAMES_AHEAD)) as frames,
             closing(
-                segment_video(frames, sequence.given(), features, cfg, "auto", device, batch, BATCHES_AHEAD)
+                segment_video(frames, given, features, cfg, "auto", device, batch, BATCHES_AHEAD)
             ) as masks,
             closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masks), WAITING)) as written,
         ):
@@ -123,20 +186,12 @@ def write(name, ids, frame, vos, vis):
         write_picture(vis / f"{name}.jpg", overlay(frame, ids))
 
 
-def finished(sequence, folder):
-    """Whether every mask of the sequence stands in the folder and can be read."""
-    try:
-        names = [name for name, written in zip(sequence.frame_names, sequence.written) if written]
-        return folder.is_dir() and all(read_ids(folder / f"{name}.png").size for name in names)
-    except UserError:
-        return False
-
-
 @contextmanager
 def whole_folder(place):
     """with whole_folder(place) as part: fill the folder `part`; it takes the place's name when all is well.
 
-    On an error it is removed, and what stood at the place stays; so is what a killed program left.
+    On an error it is removed, and what stood at the place stays; so is what a killed program left.  No empty folder
+    is left around it.
     """
     part, old = (place.with_name(f".{place.name}.{what}") for what in ("part", "old"))
     remove(part, old)
@@ -146,11 +201,16 @@ def whole_folder(place):
         raise UserError(f"{part}: cannot be made ({error.strerror}); choose another --out") from error
     try:
         yield part
-        if place.exists():
-            place.rename(old)
-        part.rename(place)
+        try:
+            if place.exists():
+                place.rename(old)
+            part.rename(place)
+        except OSError as error:
+            raise UserError(f"{place}: cannot be replaced ({error.strerror}); choose another --out") from error
     finally:
         remove(part, old)
+        with suppress(OSError):
+            place.parent.rmdir()
 
 
 def remove(*folders):
@@ -173,10 +233,10 @@ class Progress:
     def __exit__(self, *_):
         self.bar.close()
 
-    def skip(self, number, sequence):
+    def skip(self, number, sequence, given):
         self.bar.total -= sequence.length
         self.bar.refresh()
-        self.say(number, f"{sequence.name}: finished before")
+        self.say(number, f"{sequence.name}: finished before; {followed(given)}")
 
     def begin(self, sequence):
         self.bar.set_description(sequence.name)
@@ -185,9 +245,10 @@ class Progress:
     def frame(self):
         self.bar.update()
 
-    def end(self, number, sequence):
+    def end(self, number, sequence, given, why):
         rate = sequence.length / (time.perf_counter() - self.started)
-        self.say(number, f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s")
+        again = f"; {why}: done again" if why else ""
+        self.say(number, f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s; {followed(given)}{again}")
 
     def say(self, number, text):
         if not self.quiet:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from core import palette
 from core.errors import UserError
@@ -71,6 +71,66 @@ def test_overlay_tints_objects_and_leaves_the_rest():
     ids[20:40, 20:40] = 2
     picture = palette.overlay(frame, ids)
     assert picture.dtype == np.uint8 and picture.shape == frame.shape
-    assert picture[30, 30].tolist() == [50, 114, 50]
+    np.testing.assert_allclose(picture[30, 30], 50 + palette.OVERLAY_PALETTE[2] / 2, atol=1)
     assert (picture[5, 5] == 100).all() and (picture[19, 30] == 255).all()
     assert (frame == 100).all()
+
+
+def test_overlay_colours_differ_from_nature_and_from_each_other():
+    first = palette.cielab(palette.OVERLAY_PALETTE[1:21])
+    between = np.linalg.norm(first[:, None] - first, axis=2)[~np.eye(20, dtype=bool)]
+    natural = np.linalg.norm(first[:, None] - palette.cielab(list(palette.NATURAL.values())), axis=2)
+    assert between.min() > 30 and natural.min() > 30
+    assert palette.OVERLAY_PALETTE.shape == (256, 3) and palette.OVERLAY_PALETTE[1:].any(1).all()
+
+
+def test_cielab_is_that_of_the_standard():
+    lab = palette.cielab([(255, 255, 255), (255, 0, 0)])
+    np.testing.assert_allclose(lab, [(100, 0, 0), (53.2, 80.1, 67.2)], atol=0.3)
+
+
+def discs(smooth=False):
+    """Two discs of the values 100 and 200."""
+    canvas = Image.new("L", (800, 480))
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((100, 80, 300, 280), fill=100)
+    draw.ellipse((400, 200, 700, 460), fill=200)
+    return canvas.resize((400, 240), Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)
+
+
+def doubts_about(image, path, **options):
+    image.save(path, **options)
+    ids = palette.read_ids(path)
+    return " ".join(palette.doubts(path, np.where(ids == palette.VOID, np.uint8(0), ids)))
+
+
+def test_masks_that_look_wrong_are_doubted(tmp_path):
+    png = tmp_path / "0.png"
+    assert "hard edges" in doubts_about(discs(smooth=True), png)
+    assert "hard edges" in doubts_about(discs(smooth=True).point(lambda value: min(255, 3 * value)), png)
+    assert "JPEG" in doubts_about(discs(), tmp_path / "0.jpg")
+    assert "JPEG" in doubts_about(discs(), png, format="JPEG")
+    specks = Image.fromarray(np.zeros((240, 400), np.uint8))
+    for n in range(30):
+        specks.paste(n + 1, (10 * n, 8, 10 * n + 3, 13))
+    assert "specks" in doubts_about(specks, png)
+    ground = Image.eval(discs(), lambda value: {100: 0, 200: 1}.get(value, 2))  # as quantising may number colours
+    assert "object 2 covers the picture's border" in doubts_about(ground, png)
+
+
+def test_sound_masks_are_not_doubted(tmp_path):
+    path = tmp_path / "0.png"
+    assert doubts_about(discs(), path) == ""
+    rows, columns = np.mgrid[:240, :400]
+    many = (rows // 24 * 20 + columns // 20 + 1).astype(np.uint8)  # 200 objects, no background
+    assert doubts_about(Image.fromarray(many), path) == ""
+    few = np.zeros((240, 400), np.uint8)
+    few[10, 10], few[20:22, 5:300], few[100:180, 50:390] = 1, 2, 3  # a speck and a rope, beside what is larger
+    few[200:239, 100:300], few[60:90, 10:80] = 4, 5
+    assert doubts_about(Image.fromarray(few), path) == ""
+
+
+def test_real_masks_are_not_doubted(shared):
+    paths = [path for name in ("davis", "ytvos", "many_objects") for path in shared(name).rglob("Annotations/**/*.png")]
+    paths = [path for path in paths if path.parents[1].name != "480p" or path.stem == "00000"]
+    assert len(paths) == 11 and [palette.doubts(path, palette.read_ids(path)) for path in paths] == [[]] * 11

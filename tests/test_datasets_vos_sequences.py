@@ -122,10 +122,13 @@ def test_lists_of_other_programs(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("1 v/0.jpg", "list.txt:1: .*expected `flag image mask`"),
+        ("1", "list.txt:1: .*expected `flag image mask`"),
+        ("1 my v/0.jpg v/0.png", "list.txt:1: .*names with spaces stand in quotes"),
+        ("0 v/0.jpg v/0.png", "v has no frame to write"),
+        ("1 v/0.jpg -", "v has no mask to start from: no line names one"),
         ("2 v/0.jpg v/0.png", "list.txt:1: .*flag 0 or 1"),
         ("1 v/9.jpg v/0.png", "list.txt:1: .*v/9.jpg does not exist"),
-        ("1 v/0.jpg v/9.png", "v has no mask: none of .*v/9.png"),
+        ("1 v/0.jpg v/9.png", "v has no mask to start from: .*v/9.png is no file"),
         ("1 v/0.jpg v/0.png\n1 v/0.jpg v/0.png", "two frames named '0'"),
         ("1 v/0.jpg v/0.png\n1 w/v/0.jpg v/0.png", "two videos whose folders are both named 'v'"),
         ("\n", "names no frame"),
@@ -148,6 +151,12 @@ def test_mistakes_in_folders_are_named(davis_root, tmp_path):
     fails("sequence 'plian' does not exist, did you mean 'plain'", vos.davis, davis_root, names=["plian"])
     fails("ImageSets/2017/train.txt: missing", vos.davis, davis_root, split="train")
     fails("nowhere/valid/JPEGImages: missing", vos.ytvos, tmp_path / "nowhere")
+    fails("choose --dataset davis", vos.ytvos, davis_root)
+    (davis_root / "ImageSets/2017/odd.txt").write_bytes(b"\xff\xfe")
+    fails("odd.txt: cannot be read", vos.davis, davis_root, split="odd")
+    make_frame(davis_root / "JPEGImages/480p/late/00001.PNG")
+    fails("late: two pictures are named '00001'", vos.davis, davis_root, names=["late"])
+    (davis_root / "JPEGImages/480p/late/00001.PNG").unlink()
     frame = davis_root / "JPEGImages/480p/plain/00001.jpg"
     make_frame(frame, size=(40, 55))
     fails("00001.jpg: 55x40 pixels .* 56x40", lambda: list(vos.davis(davis_root)[0].frames()))
@@ -163,3 +172,55 @@ def test_mistakes_in_folders_are_named(davis_root, tmp_path):
     fails("480p/plain: holds no JPEG or PNG", vos.davis, davis_root)
     (davis_root / "JPEGImages/480p/plain").rmdir()
     fails("480p/plain: there is no such folder", vos.davis, davis_root)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        """1 "my cat/0.jpg" 'its mask/0.png'\n1 'my cat/1.jpg'\n0 "my cat/2.jpg" -""",
+        "1\tmy cat/0.jpg\tits mask/0.png\n1\tmy cat/1.jpg\n0\tmy cat/2.jpg\t-",
+        "1 /my cat/0.jpg\t/its mask/0.png\r\n1 my cat/1.jpg\t\r\n0 my cat/2.jpg\t-\r\n",
+    ],
+)
+def test_lists_of_names_with_spaces_and_frames_without_masks(tmp_path, lines):
+    for t in range(3):
+        make_frame(tmp_path / f"my cat/{t}.jpg")
+    make_mask(tmp_path / "its mask/0.png", 3)
+    (tmp_path / "list.txt").write_text(lines)
+    (cat,) = vos.listed(tmp_path / "list.txt", tmp_path)
+    assert (cat.name, cat.written, births(cat)) == ("my cat", (True, True, False), {0: [3]})
+    assert cat.masks[1:] == (None, None)
+
+
+def test_lists_of_names_with_quotes_inside_and_of_the_folder_itself(tmp_path, monkeypatch):
+    make_frame(tmp_path / "cat's/it's.jpg")
+    make_mask(tmp_path / "cat's/it's.png", 1)
+    (tmp_path / "list.txt").write_text("1 cat's/it's.jpg cat's/it's.png")
+    assert births(vos.listed(tmp_path / "list.txt", tmp_path)[0]) == {0: [1]}
+    monkeypatch.chdir(tmp_path / "cat's")
+    (tmp_path / "list.txt").write_text("1 it's.jpg it's.png")
+    assert vos.listed(tmp_path / "list.txt", ".")[0].name == "cat's"
+
+
+def test_255_is_void_for_every_data_set_unless_all_is_255(tmp_path):
+    valid = tmp_path / "valid"
+    for t in range(3):
+        make_frame(valid / f"JPEGImages/a/{t}.jpg")
+    make_mask(valid / "Annotations/a/0.png", 255)
+    make_mask(valid / "Annotations/a/1.png", 255, 4)
+    (video,) = vos.ytvos(tmp_path)
+    assert births(video) == {1: [4]} and list(video.doubts()) == []
+    make_mask(valid / "Annotations/a/1.png", 255)
+    assert births(video) == {0: [1]} and video.given()[0].sum() == 8 * 6
+    ((path, text),) = video.doubts()
+    assert path.name == "0.png" and "its id is 1" in text
+
+
+def test_masks_of_one_bit_mark_object_1(tmp_path):
+    make_frame(tmp_path / "v/0.jpg")
+    bits = np.zeros(SIZE, bool)
+    bits[10:20, 10:20] = True
+    Image.fromarray(bits).save(tmp_path / "v/0.png")
+    (tmp_path / "list.txt").write_text("1 v/0.jpg v/0.png")
+    (video,) = vos.listed(tmp_path / "list.txt", tmp_path)
+    assert Image.open(video.masks[0]).mode == "1" and (video.given()[0] == bits).all()

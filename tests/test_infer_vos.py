@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -191,13 +192,14 @@ def test_lists_and_youtube_vos(program, data, tmp_path):
     [
         (("--key", "res5"), "key 'res5': must be one of"),
         (("--sequences", "pear"), "sequence 'pear' does not exist, did you mean 'pair'"),
+        (("--max-side", "1"), "max_side = 1: must be 16 or more"),
         (("--set", "propagation.topk=3"), "did you mean 'top_k'"),
     ],
 )
 def test_mistakes(program, data, tmp_path, more, message):
-    code, told = program(*untrained(data, tmp_path / "out", *more))
+    code, told = program(*untrained(data, tmp_path / "deep/out", *more))
     assert code == 2 and message in told
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_damaged_frame_is_named(program, data, tmp_path):
@@ -206,6 +208,45 @@ def test_a_damaged_frame_is_named(program, data, tmp_path):
     code, told = program(*untrained(data, tmp_path / "out"))
     assert code == 2 and "pair/00003.jpg: the JPEG breaks off" in told
     assert [folder.name for folder in (tmp_path / "out/res4_vos").iterdir()] == ["single"]
+    assert "the same command goes on" in told
+    code, told = program(*untrained(data, tmp_path / "deep/out", "--sequences", "pair"))
+    assert code == 2 and "goes on" not in told and not (tmp_path / "deep").exists()
+
+
+def test_a_repainted_mask_is_followed_anew(program, data, tmp_path):
+    arguments = untrained(data, tmp_path / "out", "--no-vis", "--key", "res3", "--sequences", "single")
+    assert program(*arguments)[0] == 0
+    mask = data / "Annotations/480p/single/00000.png"
+    ids = read_ids(mask)
+    ids[:12] = 0
+    write_indexed(mask, ids)
+    code, told = program(*arguments)
+    assert code == 0 and f"1 object: 1 ({(ids == 1).sum()} px); masks changed: done again" in told
+    assert (read_ids(tmp_path / "out/res3_vos/single/00000.png") == ids).all()
+    assert {path.suffix for path in (tmp_path / "out/res3_vos").rglob("*") if path.is_file()} == {".png"}
+
+
+def test_an_empty_mask_is_told_before_anything_is_done(program, data, tmp_path):
+    write_indexed(data / "Annotations/480p/pair/00000.png", np.zeros((48, 64), np.uint8))
+    code, told = program(*untrained(data, tmp_path / "out"))
+    assert code == 2 and told.count("pair:") == 1 and "single" not in told and not (tmp_path / "out").exists()
+
+
+def test_masks_that_look_wrong_are_warned_of_by_name(program, data, tmp_path):
+    for name in ("single", "pair"):
+        mask = data / f"Annotations/480p/{name}/00000.png"
+        ids = np.where(read_ids(mask) > 0, np.uint8(255), np.uint8(0))
+        if name == "pair":
+            ids = cv2.blur(ids, (7, 7))
+        Image.fromarray(ids).save(mask)
+        for t in range(1, 5):
+            mask.with_name(f"{t:05d}.png").unlink()
+    with pytest.warns(UserWarning) as caught:
+        code, told = program(*untrained(data, tmp_path / "out", "--no-vis"))
+    one, soft = (str(warning.message) for warning in caught)
+    assert "single/00000.png: holds 0 and 255 alone" in one and "pair/00000.png: most of its objects are specks" in soft
+    assert code == 0 and "1 object: 1 (440 px)" in told and " ..., " in told
+    assert set(np.unique(read_ids(tmp_path / "out/res4_vos/single/00000.png"))) == {0, 1}
 
 
 def test_ctrl_c_leaves_nothing_half_written(data, tmp_path):

@@ -34,6 +34,7 @@ class Moving:
     name: str
     length: int = 6
     every: int = 1  # which frames are written
+    width: int = 16  # of the object in the given mask
 
     @property
     def frame_names(self):
@@ -51,7 +52,7 @@ class Moving:
 
     def given(self):
         ids = np.zeros(SIZE, np.uint8)
-        ids[16:32, 8:24] = 7
+        ids[16:32, 8 : 8 + self.width] = 7
         return {0: ids}
 
 
@@ -89,9 +90,9 @@ def test_masks_and_overlays_of_written_frames(tmp_path):
     masks = runner.run([Moving("one", every=2)], colours, CFG, tmp_path, "res4")
     assert masks == tmp_path / "res4_vos"
     names = ["00000", "00002", "00004"]
-    assert sorted(files(tmp_path)) == [f"res4_vis/one/{n}.jpg" for n in names] + [
-        f"res4_vos/one/{n}.png" for n in names
-    ]
+    assert sorted(files(tmp_path)) == [
+        "res4_given/one.json", *[f"res4_vis/one/{n}.jpg" for n in names], *[f"res4_vos/one/{n}.png" for n in names]
+    ]  # fmt: skip
     np.testing.assert_array_equal(read_ids(masks / "one/00000.png"), Moving("one").given()[0])
     last = read_ids(masks / "one/00004.png")
     assert set(np.unique(last)) == {0, 7}
@@ -106,7 +107,7 @@ def test_an_interrupted_sequence_leaves_nothing_and_is_done_again(tmp_path, whol
     sequences, out = [Moving("one"), Moving("two")], tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         runner.run(sequences, Counting(10, KeyboardInterrupt()), CFG, out, "x")
-    assert files(out) == {path: content for path, content in whole.items() if "/one/" in path}
+    assert files(out) == {path: content for path, content in whole.items() if "/one" in path}
     again = Counting()
     runner.run(sequences, again, CFG, out, "x")
     assert again.frames == 6 and files(out) == whole
@@ -127,7 +128,76 @@ def test_finished_sequences_are_left_out_and_damaged_ones_done_again(tmp_path, w
     all_again = Counting()
     runner.run(sequences, all_again, CFG, out, "x", overwrite=True, visuals=False)
     assert all_again.frames == 12
-    assert files(out) == {path: content for path, content in whole.items() if "vos" in path}
+    assert files(out) == {path: content for path, content in whole.items() if "vis" not in path}
+
+
+@pytest.mark.parametrize(
+    "other, reason",
+    [
+        ({"width": 14}, "masks changed"),
+        ({"every": 2}, "written frames changed"),
+        ({"length": 3}, "frames changed"),
+    ],
+)
+def test_a_sequence_is_done_again_where_something_else_is_given(tmp_path, capsys, other, reason):
+    runner.run([Moving("one", length=2)], colours, CFG, tmp_path, "x")
+    changed = Moving("one", **{"length": 2, **other})
+    runner.run([changed], colours, CFG, tmp_path, "x")
+    assert f"; {reason}: done again" in capsys.readouterr().out
+    runner.run([changed], colours, CFG, tmp_path / "fresh", "x")
+    fresh = files(tmp_path / "fresh")
+    assert fresh == {path: content for path, content in files(tmp_path).items() if "fresh" not in path}
+    runner.run([changed], Counting(1, AssertionError("done once more")), CFG, tmp_path, "x")
+
+
+def test_results_without_a_record_are_done_again(tmp_path, capsys):
+    record, sequences = tmp_path / "x_given/one.json", [Moving("one", length=1)]
+    for content in (None, "", "[1]", "{}", '{"masks": 3'):
+        runner.run(sequences, colours, CFG, tmp_path, "x")
+        before = files(tmp_path)
+        record.unlink()
+        if content is not None:
+            record.write_text(content)
+        capsys.readouterr()
+        runner.run(sequences, colours, CFG, tmp_path, "x")
+        assert "no record of the masks given: done again" in capsys.readouterr().out and files(tmp_path) == before
+
+
+@pytest.mark.parametrize("renames", range(5))
+def test_a_kill_while_results_are_replaced_leaves_no_record_that_claims_too_much(tmp_path, monkeypatch, renames):
+    """Stopped after each number of renames: two for the overlays, two for the masks, one for the record."""
+    done, changed = [], [Moving("one", length=2, width=14)]
+
+    def counted(call):
+        def wrapped(*args):
+            if len(done) == renames:
+                raise KeyboardInterrupt
+            done.append(args)
+            return call(*args)
+
+        return wrapped
+
+    def write(name, ids, frame, vos, vis):
+        Image.fromarray(ids).save(vos / f"{name}.png")
+
+    monkeypatch.setattr(runner, "write", write)
+    runner.run([Moving("one", length=2)], colours, CFG, tmp_path / "out", "x")
+    runner.run(changed, colours, CFG, tmp_path / "fresh", "x")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(os, "replace", counted(os.replace))
+        runner.run(changed, colours, CFG, tmp_path / "out", "x")
+    assert len(done) == renames and not (tmp_path / "out/x_given/one.json").exists()
+    runner.run(changed, colours, CFG, tmp_path / "out", "x")
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_a_sequence_says_what_it_follows(tmp_path, capsys):
+    runner.run([Moving("one")], colours, CFG, tmp_path, "x")
+    assert "1 object: 7 (256 px)" in capsys.readouterr().out
+    ids = np.repeat(np.arange(44, dtype=np.uint8), 10)
+    told = runner.followed({0: ids, 3: np.full(5, 99, np.uint8)})
+    assert told.startswith("44 objects: 1 (10 px), 2 (10 px)") and told.endswith("..., 99 (5 px)") and len(told) < 100
 
 
 def test_killed_in_the_middle(tmp_path, whole):
@@ -157,7 +227,7 @@ def test_a_bad_frame_keeps_the_sequences_before_it(tmp_path):
         runner.run(
             [Moving("one"), Moving("two")], Counting(9, UserError("two/00002.jpg: damaged")), CFG, tmp_path, "x"
         )
-    assert {Path(p).parts[1] for p in files(tmp_path)} == {"one"}
+    assert {Path(p).parts[1] for p in files(tmp_path)} == {"one", "one.json"}
 
 
 def test_what_fails_while_masks_are_written_ends_the_sequence(tmp_path, monkeypatch):
@@ -169,7 +239,7 @@ def test_what_fails_while_masks_are_written_ends_the_sequence(tmp_path, monkeypa
     seen, before = Counting(), threading.active_count()
     with pytest.raises(UserError, match="one: 00002.png: cannot be written"):
         runner.run([Moving("one", length=200), Moving("two")], seen, CFG, tmp_path, "x")
-    assert seen.frames < 30 and not files(tmp_path) and not list(tmp_path.rglob(".*"))
+    assert seen.frames < 30 and not list(tmp_path.iterdir())
     assert threading.active_count() == before
 
 
