@@ -9,7 +9,7 @@ import torch
 
 from core.devices import fast_int8
 from core.errors import UserError
-from labelprop import int8, reference, windowed
+from labelprop import int8, reference, walk, windowed
 
 BACKENDS = {"int8": int8, "reference": reference, "windowed": windowed}
 
@@ -19,7 +19,7 @@ def choose(backend, features):
 
     Each has prepare(features [h,w,D], first) -> a frame in the form that it wants, made once a frame, `first`
     being the video's first frame so prepared (None for itself); and match(query, context, groups, cfg) of such
-    frames, as windowed.match has it.
+    frames, as walk.match has it.
     """
     if backend in BACKENDS:
         return BACKENDS[backend]
@@ -62,7 +62,7 @@ def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg, backend="auto"):
         raise ValueError(f"query, keys, labels of shapes {shapes}: must be [D,h,w], [N,D,h,w], [N,M,h,w]")
     frames = prepared([f.permute(1, 2, 0).contiguous() for f in (*keys_NDhw, query_Dhw)], module)
     labels = [frame.flatten(1).T for frame in labels_NMhw]
-    groups = [windowed.Group(frames[0], N - 1)]
+    groups = [walk.Group(frames[0], N - 1)]
     (masks,) = propagate_groups(frames[-1], frames[1:-1], groups, [labels], cfg, module)
     return masks.T.reshape(-1, h, w)
 
@@ -77,9 +77,9 @@ def prepared(features, module):
 def propagate_groups(query, context, groups, labels, cfg, module):
     """Soft masks of a frame for several groups of objects that share the context's features.
 
-    query; context: frames as `module` prepares them, oldest first; groups: windowed.Group, the one with most
+    query; context: frames as `module` prepares them, oldest first; groups: walk.Group, the one with most
     frames first; labels: for each group the soft masks [hw,M] of its reference, then of its context frames, M its
     own.  Returns a list of [hw,M].
     """
     matches = module.match(query, context, groups, cfg)
-    return [windowed.vote(*match, masks) for match, masks in zip(matches, labels)]
+    return [walk.vote(*match, masks) for match, masks in zip(matches, labels)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from labelprop.backends import choose, propagate_groups
-from labelprop.windowed import Group
+from labelprop.walk import Group
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labelprop import triton_kernel, windowed
+from labelprop import triton_kernel, walk
 
 CELLS, BLOCK = triton_kernel.CELLS.value, triton_kernel.BLOCK.value
 SCRATCH = 2**26  # maxima in memory at a time, about
@@ -89,11 +89,11 @@ def prepare(features_hwD, first):
 
 @torch.no_grad()
 def match(query, context, groups, cfg):
-    """As windowed.match, on frames from `prepare`."""
+    """As walk.match, on frames from `prepare`."""
     hw = query.full.shape[0] * query.full.shape[1]
     scores, cells, _ = search(query, context, groups, cfg)
     return [
-        (windowed.weights_of(values, where // hw == 1, group.copies, cfg).T, where.T)
+        (walk.weights_of(values, where // hw == 1, group.copies, cfg).T, where.T)
         for group, values, where in zip(groups, scores, cells)
     ]
 
@@ -189,20 +189,27 @@ def _milliseconds(work, repeats=5):
 
 @lru_cache(maxsize=64)
 def _plan(h, w, cfg, Q, P, device):
-    """The tiles of Q cells or fewer that together meet the fewest candidates."""
-    reach = windowed.reach(cfg)
-    around = lambda n, cut: (max(0, cut[0] - reach), min(n, cut[1] + reach))
-    met = lambda n, cuts: sum(b - a for a, b in (around(n, cut) for cut in cuts))
-    choices = [(windowed.cuts(h, high), windowed.cuts(w, min(w, Q // high))) for high in range(1, min(h, Q) + 1)]
-    rows, columns = min(choices, key=lambda cuts: met(h, cuts[0]) * met(w, cuts[1]))
+    """The Plan of the tiles, of Q cells at most, that together have the fewest candidates."""
     cells = torch.arange(h * w).view(h, w)
     queries, near = [], []
-    for tile in itertools.product(rows, columns):
-        halo = around(h, tile[0]), around(w, tile[1])
-        inside = ~windowed.outside_window(tile, *halo, cfg).all(1)
-        queries.append(cells[slice(*tile[0]), slice(*tile[1])].flatten())
-        near.append((cells[slice(*halo[0]), slice(*halo[1])].flatten()[inside] // CELLS).unique())
+    for tile in _tiles(h, w, cfg, Q):
+        inside = ~walk.outside_window(tile, cfg).all(1)
+        queries.append(cells[tile.area].flatten())
+        near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
     chunks = [-(-len(groups) * CELLS // P) for groups in near]
     padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
     tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
     return Plan(*(table.to(device, torch.int32) for table in tables))
+
+
+def _tiles(h, w, cfg, Q):
+    """Cuts the grid into tiles of Q cells at most, as high as makes the halos of all tiles together smallest."""
+    length = lambda cut: cut[1] - cut[0]
+    best = None
+    for high in range(1, min(h, Q) + 1):
+        rows, columns = walk.cuts(h, high), walk.cuts(w, min(w, Q // high))
+        tiles = [walk.tile_at(r, c, h, w, cfg) for r, c in itertools.product(rows, columns)]
+        area = sum(length(tile.halo_rows) * length(tile.halo_columns) for tile in tiles)
+        if best is None or area < best[0]:
+            best = area, tiles
+    return best[1]
