@@ -9,6 +9,8 @@ from core import config as configuration
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NUMBERS = ("window", "radius", "window_reference", "temperature", "top_k", "context", "repeat_reference")
 PUBLISHED = {
+    ("DUL", "davis"): ("disc", 12, False, 0.05, 10, 20, True),
+    ("DUL", "ytvos"): ("disc", 12, False, 0.05, 10, 20, True),
     ("INO", "davis"): ("square", 40, True, 0.1, 5, 10, False),
     ("INO", "ytvos"): ("square", 50, True, 0.1, 5, 20, False),
     ("DINO", "davis"): ("square", 12, True, 0.1, 5, 7, False),
@@ -16,7 +18,8 @@ PUBLISHED = {
     ("DINOv3", "davis"): ("closed_disc", 12, True, 0.2, 5, 7, False),
     ("DINOv3", "ytvos"): ("closed_disc", 12, True, 0.2, 5, 7, False),
 }
-SIZES = {"INO": (480, None), "DINO": (480, 480), "DINOv3": (960, 960)}  # short side on DAVIS, on YouTube-VOS
+# short side on DAVIS, on YouTube-VOS
+SIZES = {"DUL": (None, None), "INO": (480, None), "DINO": (480, 480), "DINOv3": (960, 960)}
 
 
 def load(name, *overrides):
@@ -35,8 +38,9 @@ def test_numbers_of_the_protocols(name, dataset, network):
     p = config.propagation_on(dataset, cell_px=14)
     assert config.protocol == name
     assert tuple(getattr(p, number) for number in NUMBERS) == PUBLISHED[name, dataset]
-    assert p.readout == "grid" and p.min_max == ((name, dataset) != ("INO", "ytvos"))
-    assert (p.short_side, p.multiple) == (SIZES[name][dataset == "ytvos"], 14)
+    assert p.readout == ("smooth" if name == "DUL" else "grid")
+    assert p.min_max == (p.readout == "grid" and (name, dataset) != ("INO", "ytvos"))
+    assert (p.short_side, p.multiple) == (SIZES[name][dataset == "ytvos"], 1 if name == "DUL" else 14)
     assert p.hd_to_720 == ((name, dataset) == ("INO", "ytvos"))
     assert configuration.from_dict(configuration.to_dict(config)) == config
 
