@@ -1,18 +1,19 @@
 """Label propagation on CPUs that multiply 8-bit integers fast: they find the candidates, float32 decides.
 
-Frames are rounded to 8 bits once.  Per tile, one integer product tells roughly how similar all cells of its halo
-are in all frames; the best few of each query are computed again from the features.  How far the rounded
-similarity may be off is known, so a query whose choice it could have changed is recognised, and for those every
-candidate in doubt is computed.  The result is that of the float32 computation, but for one pair in
-10^15 and for ties.
+The features of a frame are rounded to 8 bits once.  Per tile, an integer product gives rounded similarities to all
+cells of its halo in all frames, and the best few cells of each query are computed again from the float32 features.
+The largest possible error of a rounded similarity is known.  Where it could have changed the choice of a query, every
+cell in doubt is computed in float32.  The result is that of the float32 computation, but for one pair in 10^15 and
+for ties.
 
-Before rounding, the mean feature of the video's first frame is taken away (similar features have most in
-common; a small remainder is rounded finely) and channels are mixed by a random rotation, which changes no
-similarity, and after which the roundings of a pair of cells are independent of them and of each other: the error
-of their product is then a sum of small random terms, normal with a known sigma, and DOUBT sigmas are allowed for.
+Two steps before rounding make the error small and its size known.  The mean feature of the video's first frame is
+subtracted: similar features share most of it, and a small remainder is rounded finely.  A random rotation mixes the
+channels; it changes no similarity, and makes the rounding errors of two cells independent of the cells and of each
+other.  The error of a product is then a sum of many small random terms, normal with a known sigma; DOUBT sigmas are
+allowed for.
 
 Legend: N frames, A x B positions (rows and columns of a halo), Q queries of a tile, D feature dimensions,
-C chosen candidates, k = top_k.
+C chosen candidates, k = top_k.  A score is a rounded similarity in units of its query's scale.
 """
 
 import math
@@ -24,33 +25,25 @@ from torch import Tensor
 
 from labelprop import walk
 
-#: sigmas of the rounding error that count as possible: beyond them lies one pair in 10^15
+#: largest error that counts as possible, in sigmas: one pair in 10^15 has a larger one
 DOUBT = 8.0
-#: positions, and candidates in them, that are looked at more closely, beyond top_k
+#: beyond top_k: positions whose scores are compared, and candidates that are computed in float32
 POSITIONS, CANDIDATES = 22, 40
 #: queries along one side of a tile, where memory allows
 SIDE = 12
 #: numbers that are computed at a time, one megabyte
 IN_CACHE = 2**18
-#: cells of an open reference that are looked at together
+#: cells of a whole reference that count as one position
 TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class Basis:
-    """How the features of a video are changed before rounding: mean [D] is subtracted, then rotation [D,D] applied."""
-
-    mean: Tensor
-    rotation: Tensor
-
-
-@dataclass(frozen=True)
 class Frame:
-    """One frame.  features [h,w,D].
+    """One frame.  features [h,w,D]; mean [D] of the video's first frame.
 
-    codes int8 [h,w,D] * scales [h,w,1] are nearly the features in the basis of the video; norms [h,w] are the lengths
-    of the features there; offsets [h,w,1] are the products of the features with the mean.  widest: the largest scale
-    and the largest norm.
+    codes int8 [h,w,D] * scales [h,w,1] are nearly the features after the mean is subtracted and the channels are
+    rotated; norms [h,w] are their lengths then.  offsets [h,w,1]: products of the features with the mean.  widest: the
+    largest scale and the largest norm.
     """
 
     features: Tensor
@@ -59,23 +52,24 @@ class Frame:
     offsets: Tensor
     norms: Tensor
     widest: tuple[float, float]
-    basis: Basis
+    mean: Tensor
 
     shape = property(lambda self: self.features.shape)
     dtype = property(lambda self: self.features.dtype)
     device = property(lambda self: self.features.device)
+    keys = property(lambda self: (self.codes, self.scales, self.offsets))
 
 
 def prepare(features_hwD, first):
-    """The frame, rounded in the basis of the video's first frame."""
+    """features [h,w,D] -> Frame; first: the Frame of the video's first frame, None for that one."""
     features = features_hwD.float()
-    basis = first.basis if first else Basis(features.mean((0, 1)), random_rotation(features.shape[2]))
-    centred = (features - basis.mean) @ basis.rotation
+    mean = first.mean if first else features.mean((0, 1))
+    centred = (features - mean) @ random_rotation(features.shape[2])
     scales = centred.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
     codes = (centred / scales).round_().to(torch.int8)
-    offsets = (features @ basis.mean)[..., None]
+    offsets = (features @ mean)[..., None]
     norms = centred.norm(dim=-1)
-    return Frame(features, codes, scales, offsets, norms, (float(scales.max()), float(norms.max())), basis)
+    return Frame(features, codes, scales, offsets, norms, (float(scales.max()), float(norms.max())), mean)
 
 
 @lru_cache
@@ -110,20 +104,8 @@ class Queries:
 def queries_of(frame, area):
     """The Queries of an area, which is an index into [h,w,...]."""
     cut = lambda values: values[area].flatten(0, 1)
-    shift = cut(frame.offsets)[:, 0] - frame.basis.mean.square().sum()
+    shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
     return Queries(cut(frame.codes).T, cut(frame.features).T, cut(frame.scales)[:, 0], cut(frame.norms), shift)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Cells that a tile is compared with: codes int8 [A,N,B,D], scales and offsets [A,N,B,1]."""
-
-    codes: Tensor
-    scales: Tensor
-    offsets: Tensor
-
-    def rows(self, first, end):
-        return Keys(self.codes[first:end], self.scales[first:end], self.offsets[first:end])
 
 
 @dataclass(frozen=True)
@@ -165,7 +147,8 @@ class Int8:
 
     def near(self, frames, slot):
         if frames:
-            self._score(self._band(frames).rows(*self.tile.halo_rows), self.scores[:, slot : slot + len(frames)])
+            keys = [part[slice(*self.tile.halo_rows)] for part in self._band(frames)]
+            self._score(keys, self.scores[:, slot : slot + len(frames)])
 
     def best(self, frames, slot):
         sources = [] if self.cfg.window_reference else [self._whole(frames[0])]
@@ -175,13 +158,12 @@ class Int8:
         return select(sources, self.queries, self.queries.doubt(frames), features, self.cfg.top_k)
 
     def _band(self, frames):
-        """The halo's columns of all frames side by side [h,N,B,-], so that any of its rows are one matrix."""
-        key = id(frames[0]), len(frames)  # consecutive frames of one video
-        if key not in self.bands:
-            cut = slice(*self.columns)
-            parts = ([getattr(frame, name)[:, cut] for frame in frames] for name in ("codes", "scales", "offsets"))
-            self.bands[key] = Keys(*(torch.stack(part, dim=1) for part in parts))
-        return self.bands[key]
+        """Keys [h,N,B,-]: the halo's columns of all frames side by side, so that any of its rows are one matrix."""
+        which = id(frames[0]), len(frames)  # consecutive frames of one video
+        if which not in self.bands:
+            parts = ([part[:, slice(*self.columns)] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
+            self.bands[which] = [torch.stack(part, dim=1) for part in parts]
+        return self.bands[which]
 
     def _cells(self, N):
         """Flat indices [A,N,B] of the halo's cells in the last N frames of a group's list."""
@@ -192,8 +174,8 @@ class Int8:
 
     def _whole(self, frame):
         """A whole frame as a Source: TOGETHER cells in a row stand for frames at one position."""
-        keys = Keys(*(part.flatten(0, 1)[:, None, None] for part in (frame.codes, frame.scales, frame.offsets)))
-        count, blocks = len(keys.codes), -(-len(keys.codes) // TOGETHER)
+        keys = [part.flatten(0, 1)[:, None, None] for part in frame.keys]
+        count, blocks = len(keys[0]), -(-len(keys[0]) // TOGETHER)
         scores = self._room("whole", (blocks * TOGETHER, 1, 1, len(self.queries.scale)))
         self._score(keys, scores[:count])
         scores[count:] = -torch.inf
@@ -201,16 +183,16 @@ class Int8:
         return Source(scores.view(blocks, TOGETHER, 1, -1), 0, cells.view(blocks, TOGETHER, 1), None)
 
     def _score(self, keys, out):
-        """Writes the scores of keys with the queries to `out` [A,N,B,Q]."""
+        """Writes the scores of the queries with keys, codes, scales and offsets [A,N,B,-], to `out` [A,N,B,Q]."""
         A, N, B, Q = out.shape
         inverse = 1 / self.queries.scale
         # A few rows at a time: the products are still in the core's cache when they are scaled.
         some = max(1, IN_CACHE // (N * B * Q))
         for first in range(0, A, some):
-            part, scores = keys.rows(first, first + some), out[first : first + some]
+            codes, scales, offsets, scores = (part[first : first + some] for part in (*keys, out))
             products = self._room("products", scores.shape, torch.int32)
-            torch._int_mm(part.codes.flatten(0, 2), self.queries.codes, out=products.view(-1, Q))
-            torch.mul(products, part.scales, out=scores).addcmul_(part.offsets, inverse)
+            torch._int_mm(codes.flatten(0, 2), self.queries.codes, out=products.view(-1, Q))
+            torch.mul(products, scales, out=scores).addcmul_(offsets, inverse)
 
     def _room(self, name, shape, dtype=torch.float32):
         """Memory for numbers of some shape, kept from tile to tile."""

@@ -88,15 +88,12 @@ class Video:
 
 
 def segment_video(frames, given, features, cfg, backend="auto", device="cpu", batch=1, ahead=0):
-    """Carry given masks through a video.  Yields ids, uint8 array [H,W] at the video's size, one per frame, in order.
+    """Carry given masks through a video.  Yields the ids of every frame in order, uint8 [H,W].
 
-    frames: any iterable of uint8 RGB arrays [H,W,3], all of one size.  given: {frame index: ids, integers 0-255
-    [H,W]}; an id counts from the first mask that holds it, later masks may hold it or not.  features: float32 RGB
-    in [0,1] [B,3,h8,w8] at the working size, on `device` -> [B,D,h,w], unit norm over D; called in order, with
-    `batch` frames at most.  cfg: core.schema.Propagation; backend as in labelprop.propagate.  ahead: batches that
-    a thread reads from `frames`, resizes and copies to the device in advance.
-    Frames before any mask: all background.  Frame 0 is the mask given there; later births are read from the grid.
-    Memory does not depend on the video's length.  Raises UserError for masks and frames that do not fit.
+    As Tracker.segment, for features as a function: float32 RGB in [0,1] [B,3,h8,w8] at the working size, on `device`
+    -> [B,D,h,w], unit norm over D.  It is called in order, with `batch` frames at most.  cfg: core.schema.Propagation.
+    ahead: batches that a thread reads from `frames`, resizes and copies to the device in advance.
+    Memory does not depend on the video's length.
     """
     device = torch.empty(0, device=device).device  # with its number: in another thread "cuda" may be another GPU
     given = {t: as_ids(mask, t) for t, mask in given.items()}
