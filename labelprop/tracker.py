@@ -38,7 +38,7 @@ class Tracker:
     """
 
     def __init__(
-        self, extractor, layer: str | None = None, protocol: str | Propagation | None = None,
+        self, extractor: torch.nn.Module, layer: str | None = None, protocol: str | Propagation | None = None,
         device: str | torch.device = "auto", *, precision: str = "auto", batch: int | None = None,
         compiled: bool = False, backend: str = "auto", max_side: int | None = None,
     ):  # fmt: skip
@@ -60,7 +60,8 @@ class Tracker:
 
         frames: uint8 RGB arrays [H,W,3] of one size; a thread reads them ahead, and none is kept.  masks: {frame
         index: ids, integers 0-255 [H,W]}, 0 = background.  An id counts from the first mask that holds it; later
-        masks may hold it or not.  Frames before the first mask are all background; frame 0 is its mask.
+        masks may hold it or not.  Frames before the first mask are all background.  The ids of frame 0 are its mask;
+        objects of later masks are read from the feature grid at once.
         Close the generator to stop early.  Raises UserError for masks and frames that do not fit.
         """
         return segment_video(

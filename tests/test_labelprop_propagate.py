@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.schema import Propagation
-from labelprop import int8, propagate, reference, walk
+from labelprop import backends, int8, propagate, reference, walk, windowed
 
 DISC = {"window": "disc", "window_reference": False, "temperature": 0.05, "top_k": 10, "repeat_reference": True}
 SQUARE = {"window": "square", "window_reference": True, "temperature": 0.1, "top_k": 5, "repeat_reference": False}
@@ -229,6 +229,24 @@ def test_memory_of_a_tile_is_bounded(backend, monkeypatch):
     monkeypatch.setattr(walk, "outside_window", lambda tile, *args: tiles.append(tile) or outside_window(tile, *args))
     torch.testing.assert_close(propagate(*arrays, cfg, backend), whole)
     assert max(outside_window(tile, cfg).shape[1] for tile in tiles) <= 4
+
+
+@pytest.mark.parametrize("engine", [windowed, int8])
+@pytest.mark.parametrize("base", [DISC, SQUARE])
+def test_groups_have_their_own_references_frames_and_copies(base, engine):
+    cfg = protocol(base, radius=3)
+    frames = F.normalize(torch.randn(10, 20, 26, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+    def masks_by(engine):
+        prepared = backends.prepared(frames, engine)
+        groups = [walk.Group(prepared[n], count, copies) for n, count, copies in ((0, 5, 4), (7, 3, 1), (8, 3, 2))]
+        groups.append(walk.Group(prepared[9], 0))
+        labels = [frames.new_tensor([[n == m for m in range(7)]]).expand(20 * 26, 7) for n in range(7)]
+        own = [[labels[6], *labels[6 - group.frames : 6]] for group in groups]  # each frame votes for itself
+        return backends.propagate_groups(prepared[6], prepared[1:6], groups, own, cfg, engine)
+
+    for ours, truth in zip(masks_by(engine), masks_by(reference), strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=2e-5)
 
 
 def test_many_objects_pass_a_few_at_a_time():
