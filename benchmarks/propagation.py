@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.errors import UserError, reported  # noqa: E402
 from core.schema import Propagation  # noqa: E402
-from labelprop import backends, windowed  # noqa: E402
+from labelprop import backends, walk  # noqa: E402
 
 GEOMETRIES = {  # name -> (h, w, D, frames besides the query, configuration)
     "dul": (60, 107, 512, 21, Propagation("disc", 12, False, 0.05, 10, 20, True)),
@@ -70,7 +70,7 @@ def engine(way, keys_NhwD, cfg):
     reference, *context = backends.prepared(list(keys_NhwD), module)
 
     def propagate(query_hwD, labels_NhwM):
-        query, groups = module.prepare(query_hwD, reference), [windowed.Group(reference, len(context))]
+        query, groups = module.prepare(query_hwD, reference), [walk.Group(reference, len(context))]
         labels = [labels.flatten(0, 1) for labels in labels_NhwM]
         return backends.propagate_groups(query, context, groups, [labels], cfg, module)[0]
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.propagation import GEOMETRIES, engine, made_features, made_labels, real_features  # noqa: E402
 from core import devices  # noqa: E402
 from core.errors import UserError, reported  # noqa: E402
-from labelprop import backends, reference, windowed  # noqa: E402
+from labelprop import backends, reference, walk  # noqa: E402
 
 CHUNK = 512  # queries of the dense computation at a time
 
@@ -118,7 +118,7 @@ def look_inside(frames, labels, cfg, repeats):
     from labelprop import triton_backend
 
     frames, device = backends.prepared(list(frames), triton_backend), frames.device
-    group = windowed.Group(frames[0], len(frames) - 2)
+    group = walk.Group(frames[0], len(frames) - 2)
     search = partial(triton_backend.search, frames[-1], frames[1:-1], [group], cfg)
     visits = search()[2].double()
     shares = ", ".join(f"{(visits > n * cfg.top_k).double().mean():.2%} over {n} top_k" for n in (1, 2, 5, 20))

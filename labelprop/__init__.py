@@ -1,6 +1,7 @@
 """Label propagation: masks of a video from the masks of its first frames.  Knows neither models nor data sets."""
 
 from labelprop.backends import propagate
+from labelprop.tracker import Tracker
 from labelprop.video import segment_video
 
-__all__ = ["propagate", "segment_video"]
+__all__ = ["Tracker", "propagate", "segment_video"]

@@ -7,19 +7,20 @@ Legend: M channels (0 = background), D feature dimensions, h w cells of the feat
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from labelprop.backends import choose, propagate_groups
-from labelprop.windowed import Group
+from labelprop.walk import Group
 
 
 @dataclass(frozen=True)
 class Birth:
-    """A group: frame t where its masks were given, that frame (prepared) and its masks [hw,last-first].
+    """A group of objects: frame t where their masks were given, that frame (prepared) and the masks [hw,last-first].
 
-    first, last: its channels are first..last-1.
+    first, last: the group's channels are first..last-1.
     """
 
     t: int
@@ -34,53 +35,51 @@ class Context:
 
     def __init__(self, cfg, backend="auto"):
         self.cfg, self.backend = cfg, backend
-        self.first = None  # frame of the video
-        self.frames = deque(maxlen=cfg.context)  # as the backend prepares them, oldest first
+        self.engine = self.first = None  # chosen for the video's first frame, and that frame
+        self.frames = deque(maxlen=cfg.context)  # as the engine prepares them, oldest first
         self.masks = deque(maxlen=cfg.context)  # [hw,M]; M grows with births
         self.births = []
         self.t = 0
 
     @torch.no_grad()
-    def step(self, features_Dhw, given_Mhw=None):
+    def step(self, features_Dhw, born_mhw=None):
         """Soft masks of the next frame [M,h,w], or None before the first mask.
 
-        features [D,h,w], unit norm over D.  given [m,h,w]: masks of the channels that are born here, in [0,1],
-        the background first in the first call that gives any.
+        features [D,h,w], unit norm over D.  born [m,h,w]: masks in [0,1] of the channels that begin here; the first
+        of all is the background.
         """
         _, h, w = features_Dhw.shape
-        module = choose(self.backend, features_Dhw)
-        frame = module.prepare(features_Dhw.permute(1, 2, 0).contiguous(), self.first)
+        self.engine = self.engine or choose(self.backend, features_Dhw)
+        frame = self.engine.prepare(features_Dhw.permute(1, 2, 0).contiguous(), self.first)
         self.first = frame if self.first is None else self.first
-        masks = self._predict(frame, module) if self.births else None
-        if given_Mhw is not None:
-            masks = self._born(frame, masks, given_Mhw.flatten(1).T)
+        masks = self._predict(frame) if self.births else None
+        if born_mhw is not None:
+            masks = self._begin(frame, masks, born_mhw.flatten(1).T)
         if masks is not None:
             self.frames.append(frame)
             self.masks.append(masks)
         self.t += 1
         return None if masks is None else masks.T.reshape(-1, h, w)
 
-    def _predict(self, frame, module):
+    def _predict(self, frame):
         """Each group votes for its own channels.  Returns [hw,M]."""
         groups, labels = [], []
         for birth in self.births:
             frames, copies = context_of(self.t - birth.t, self.cfg)
             groups.append(Group(birth.frame, frames, copies))
-            # a list, for a deque cannot be sliced
-            recent = list(self.masks)[len(self.masks) - frames :]
+            recent = islice(self.masks, len(self.masks) - frames, None)
             labels.append([birth.masks, *(masks[:, birth.first : birth.last] for masks in recent)])
-        return torch.cat(propagate_groups(frame, list(self.frames), groups, labels, self.cfg, module), dim=1)
+        return torch.cat(propagate_groups(frame, list(self.frames), groups, labels, self.cfg, self.engine), dim=1)
 
-    def _born(self, frame, masks, given):
-        """Starts a group; masks [hw,M] or None of the older ones give way.  Returns [hw,M+m]."""
+    def _begin(self, frame, masks, born):
+        """Starts a group with masks [hw,m]; masks [hw,M] of the older groups, if any, give way.  Returns [hw,M+m]."""
         older = 0
         if masks is not None:
-            older = masks.shape[1]
-            cover = given.sum(1, keepdim=True)
-            given = cover * given
-            given = torch.cat([(1 - cover) * masks, given], dim=1)
-        self.births.append(Birth(self.t, frame, given[:, older:].clone(), older, given.shape[1]))
-        return given
+            older, cover = masks.shape[1], born.sum(1, keepdim=True)
+            born = cover * born
+            masks = (1 - cover) * masks
+        self.births.append(Birth(self.t, frame, born, older, older + born.shape[1]))
+        return born if masks is None else torch.cat([masks, born], dim=1)
 
 
 def context_of(age, cfg):

@@ -1,77 +1,75 @@
 """Label propagation on CPUs that multiply 8-bit integers fast: they find the candidates, float32 decides.
 
-Frames are rounded to 8 bits once.  Per tile, one integer product tells roughly how similar all cells of its halo
-are in all frames; the best few of each query are computed again from the features.  How far the rounded
-similarity may be off is known, so a query whose choice it could have changed is recognised, and for those every
-candidate in doubt is computed.  The result is that of the float32 computation, but for one pair in
-10^15 and for ties.
+The features of a frame are rounded to 8 bits once.  Per tile, an integer product gives rounded similarities to all
+cells of its halo in all frames, and the best few cells of each query are computed again from the float32 features.
+The largest possible error of a rounded similarity is known.  Where it could have changed the choice of a query, every
+cell in doubt is computed in float32.  The result is that of the float32 computation, but for one pair in 10^15 and
+for ties.
 
-Before rounding, the mean feature of the video's first frame is taken away (similar features have most in
-common; a small remainder is rounded finely) and channels are mixed by a random rotation, which changes no
-similarity, and after which the roundings of a pair of cells are independent of them and of each other: the error
-of their product is then a sum of small random terms, normal with a known sigma, and DOUBT sigmas are allowed for.
+Two steps before rounding make the error small and its size known.  The mean feature of the video's first frame is
+subtracted: similar features share most of it, and a small remainder is rounded finely.  A random rotation mixes the
+channels; it changes no similarity, and makes the rounding errors of two cells independent of the cells and of each
+other.  The error of a product is then a sum of many small random terms, normal with a known sigma; DOUBT sigmas are
+allowed for.
 
-Legend: N frames, A x B positions, R rows of a product, Q queries of a tile, F unsure ones, D feature dimensions,
-C chosen candidates, k = top_k.
+Legend: N frames, A x B positions (rows and columns of a halo), Q queries of a tile, D feature dimensions,
+C chosen candidates, k = top_k.  A score is a rounded similarity in units of its query's scale.
 """
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from labelprop import windowed
+from labelprop import walk
 
-#: sigmas of the rounding error that count as possible: beyond them lies one pair in 10^15
+#: largest error that counts as possible, in sigmas: one pair in 10^15 has a larger one
 DOUBT = 8.0
-#: positions, and candidates in them, that are looked at more closely, beyond top_k
+#: beyond top_k: positions whose scores are compared, and candidates that are computed in float32
 POSITIONS, CANDIDATES = 22, 40
 #: queries along one side of a tile, where memory allows
 SIDE = 12
 #: numbers that are computed at a time, one megabyte
 IN_CACHE = 2**18
-#: cells of an open reference that are looked at together
+#: cells of a whole reference that count as one position
 TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What is done to the features of a video before rounding: mean [D] taken away, rotation [D,D]."""
-
-    mean: Tensor
-    rotation: Tensor
-
-
-@dataclass(frozen=True)
 class Frame:
-    """One frame.  features [h,w,D].
+    """One frame.  features [h,w,D]; mean [D] of the video's first frame.
 
-    codes int8 [h,w,D] * scales [h,w,1] are the features in the basis, nearly; norms [h,w,1] their lengths;
-    offsets [h,w,1] the products with the mean.  basis: that of the video.
+    codes int8 [h,w,D] * scales [h,w,1] are nearly the features after the mean is subtracted and the channels are
+    rotated; norms [h,w] are their lengths then.  offsets [h,w,1]: products of the features with the mean.  widest: the
+    largest scale and the largest norm.
     """
 
     features: Tensor
     codes: Tensor
     scales: Tensor
-    norms: Tensor
     offsets: Tensor
-    basis: Basis
+    norms: Tensor
+    widest: tuple[float, float]
+    mean: Tensor
 
-    @property
-    def shape(self):
-        return self.features.shape
+    shape = property(lambda self: self.features.shape)
+    dtype = property(lambda self: self.features.dtype)
+    device = property(lambda self: self.features.device)
+    keys = property(lambda self: (self.codes, self.scales, self.offsets))
 
 
 def prepare(features_hwD, first):
-    """The frame, rounded in the basis of the video's first frame."""
+    """features [h,w,D] -> Frame; first: the Frame of the video's first frame, None for that one."""
     features = features_hwD.float()
-    basis = first.basis if first else Basis(features.mean((0, 1)), random_rotation(features.shape[2]))
-    centred = (features - basis.mean) @ basis.rotation
+    mean = first.mean if first else features.mean((0, 1))
+    centred = (features - mean) @ random_rotation(features.shape[2])
     scales = centred.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
     codes = (centred / scales).round_().to(torch.int8)
-    offsets = (features @ basis.mean)[..., None]
-    return Frame(features, codes, scales, centred.norm(dim=-1, keepdim=True), offsets, basis)
+    offsets = (features @ mean)[..., None]
+    norms = centred.norm(dim=-1)
+    return Frame(features, codes, scales, offsets, norms, (float(scales.max()), float(norms.max())), mean)
 
 
 @lru_cache
@@ -82,162 +80,155 @@ def random_rotation(D):
 
 
 @dataclass(frozen=True)
-class Tile:
-    """The queries of a tile, flat: codes int8 [D,Q], scale, features [D,Q].
+class Queries:
+    """The queries of a tile, flat: codes int8 [D,Q], features [D,Q], scale and norm [Q].
 
-    shift, doubt [Q]: similarity = score * scale + shift, give or take doubt.
+    similarity = score * scale + shift [Q], nearly.
     """
 
     codes: Tensor
     features: Tensor
     scale: Tensor
+    norm: Tensor
     shift: Tensor
-    doubt: Tensor
+
+    def doubt(self, frames):
+        """By how much the rounded similarity to a cell of these frames may be wrong [Q]."""
+        key_scale, key_norm = (max(widest) for widest in zip(*(frame.widest for frame in frames)))
+        # Both vectors' roundings are uniform over one step: variance step^2 / 12 a channel.
+        both = len(self.codes) * (self.scale * key_scale) ** 2 / 144
+        variance = (self.scale * key_norm) ** 2 / 12 + (key_scale * self.norm) ** 2 / 12 + both
+        return DOUBT * variance.sqrt() + 1e-6
+
+
+def queries_of(frame, area):
+    """The Queries of an area, which is an index into [h,w,...]."""
+    cut = lambda values: values[area].flatten(0, 1)
+    shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
+    return Queries(cut(frame.codes).T, cut(frame.features).T, cut(frame.scales)[:, 0], cut(frame.norms), shift)
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Rounded similarities, in units of each query's scale: values [A,N,B,Q].
+class Source:
+    """Scores from which candidates are selected: scores [A,N,B,Q], of which frames count from `first` on.
 
-    A, B: positions; N: the cells there that are looked at together.  cells [A,N,B]: flat indices into the list of
-    frames.  outside bool [A*B,Q]: positions beyond the window; None: none is.
+    cells [A,N-first,B]: flat indices into a group's list of frames; all cells of one n are of one frame.
+    outside bool [A*B,Q]: positions beyond the window; None: there is no window.
     """
 
-    values: Tensor
+    scores: Tensor
+    first: int
     cells: Tensor
     outside: Tensor | None
 
 
-@torch.no_grad()
-def match(query, context, groups, cfg):
-    """The top_k candidates of every query cell and their weights, for every group; as windowed.match, of Frames."""
-    h, w, _ = query.shape
-    context = context[len(context) - groups[0].frames :]
-    found = [(torch.zeros(h, w, cfg.top_k), torch.zeros(h, w, cfg.top_k, dtype=torch.long)) for _ in groups]
-    # Windowed references take slots before the context's.
-    slots = [*(group.reference for group in groups if cfg.window_reference), *context]
-    frames = [*context, *(group.reference for group in groups)]
-    widest = [max(float(getattr(frame, name).max()) for frame in frames) for name in ("scales", "norms")]
-    reach = windowed.reach(cfg)
-    side = windowed.tile_side(SIDE, h, w, max(1, len(slots)), "cpu", cfg)
+class Int8:
+    """Scorer of labelprop/walk.py whose scores are rounded; `best` computes all that rounding leaves in doubt."""
 
-    def work(queue):
-        scratch = {}
-        for left, right in queue:
-            columns = max(0, left - reach), min(w, right + reach)
-            band = _stacked(slots, columns) if slots else None
-            for top, bottom in windowed.cuts(h, side):
-                area = (top, bottom), (left, right)
-                rows = max(0, top - reach), min(h, bottom + reach)
-                tile = _tile(query, area, widest)
-                halo = _halo(band, tile, rows, scratch) if slots else None
-                outside = windowed.outside_window(area, rows, columns, cfg)
-                for g, group in enumerate(groups):
-                    sources = []
-                    if not cfg.window_reference:
-                        sources.append(_open_reference(group.reference, tile, scratch))
-                    chosen = [g] * cfg.window_reference + list(range(len(slots) - group.frames, len(slots)))
-                    if chosen:
-                        values = halo if len(chosen) == len(slots) else halo[:, chosen]
-                        cells = _cells(len(chosen), rows, columns, h, w, first=0 if cfg.window_reference else 1)
-                        sources.append(Scores(values, cells, outside))
-                    listed = [group.reference, *context[len(context) - group.frames :]]
-                    best, cell = _select(sources, tile, [frame.features.flatten(0, 1) for frame in listed], cfg.top_k)
-                    weights = windowed.weights_of(best, cell // (h * w) == 1, group.copies, cfg)
-                    for out, values in zip(found[g], (weights, cell)):
-                        shape = (bottom - top, right - left, -1)
-                        out[top:bottom, left:right, : len(values)] = values.T.reshape(shape)
+    BY_COLUMN = True  # frames are laid side by side once for all tiles of a column
 
-    windowed.on_all_cores(work, windowed.cuts(w, side), query.features.device)
-    return [(weights.flatten(0, 1), cells.flatten(0, 1)) for weights, cells in found]
+    def __init__(self, query, slots, cfg):
+        self.query, self.slots, self.cfg = query, slots, cfg
+        self.memory = {}  # of the last tile, by name, to be used again
+        self.columns, self.bands = None, {}
 
+    @staticmethod
+    def side(device, cfg):
+        return SIDE
 
-def _tile(query, area, widest):
-    """The queries of an area ((top, bottom), (left, right)); widest: largest scale and norm of any key."""
-    (top, bottom), (left, right) = area
-    cut = lambda values: values[top:bottom, left:right].flatten(0, 1)
-    scale, norm = cut(query.scales)[:, 0], cut(query.norms)[:, 0]
-    key_scale, key_norm = widest
-    D = query.shape[2]
-    # Both vectors' roundings are uniform over one step: variance step^2 / 12 a channel.
-    variance = (scale * key_norm) ** 2 / 12 + (key_scale * norm) ** 2 / 12 + D * (scale * key_scale) ** 2 / 144
-    shift = cut(query.offsets)[:, 0] - query.basis.mean.square().sum()
-    return Tile(cut(query.codes).T, cut(query.features).T, scale, shift, DOUBT * variance.sqrt() + 1e-6)
+    def begin(self, tile):
+        self.tile = tile
+        self.queries = queries_of(self.query, tile.area)
+        self.outside = walk.outside_window(tile, self.cfg)
+        if self.columns != tile.halo_columns:
+            self.columns, self.bands = tile.halo_columns, {}
+        rows, columns = (b - a for a, b in (tile.halo_rows, tile.halo_columns))
+        self.scores = self._room("near", (rows, self.slots, columns, self.queries.codes.shape[1]))
 
+    def near(self, frames, slot):
+        if frames:
+            keys = [part[slice(*self.tile.halo_rows)] for part in self._band(frames)]
+            self._score(keys, self.scores[:, slot : slot + len(frames)])
 
-def _stacked(slots, columns):
-    """Columns of all frames side by side, so that any rows of them are one matrix: codes, scales, offsets [h,N,B,-]."""
-    left, right = columns
-    names = "codes", "scales", "offsets"
-    return [torch.stack([getattr(frame, name)[:, left:right] for frame in slots], dim=1) for name in names]
+    def best(self, frames, slot):
+        sources = [] if self.cfg.window_reference else [self._whole(frames[0])]
+        if slot < self.slots:
+            sources.append(Source(self.scores, slot, self._cells(self.slots - slot), self.outside))
+        features = [frame.features.flatten(0, 1) for frame in frames]
+        return select(sources, self.queries, self.queries.doubt(frames), features, self.cfg.top_k)
 
+    def _band(self, frames):
+        """Keys [h,N,B,-]: the halo's columns of all frames side by side, so that any of its rows are one matrix."""
+        which = id(frames[0]), len(frames)  # consecutive frames of one video
+        if which not in self.bands:
+            parts = ([part[:, slice(*self.columns)] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
+            self.bands[which] = [torch.stack(part, dim=1) for part in parts]
+        return self.bands[which]
 
-def _halo(band, tile, rows, scratch):
-    """Scores of some rows of a band [A,N,B,Q]."""
-    codes, scales, offsets = (part[slice(*rows)] for part in band)
-    parts = (part.flatten(0, 2) for part in (codes, scales, offsets))
-    return _product(*parts, tile, scratch, "halo").view(*codes.shape[:3], -1)
+    def _cells(self, N):
+        """Flat indices [A,N,B] of the halo's cells in the last N frames of a group's list."""
+        h, w, _ = self.query.shape
+        first = 0 if self.cfg.window_reference else 1
+        y, x = torch.arange(*self.tile.halo_rows)[:, None, None], torch.arange(*self.tile.halo_columns)
+        return (torch.arange(first, first + N)[:, None] * h + y) * w + x
 
+    def _whole(self, frame):
+        """A whole frame as a Source: TOGETHER cells in a row stand for frames at one position."""
+        keys = [part.flatten(0, 1)[:, None, None] for part in frame.keys]
+        count, blocks = len(keys[0]), -(-len(keys[0]) // TOGETHER)
+        scores = self._room("whole", (blocks * TOGETHER, 1, 1, len(self.queries.scale)))
+        self._score(keys, scores[:count])
+        scores[count:] = -torch.inf
+        cells = torch.arange(len(scores)).clamp(max=count - 1)
+        return Source(scores.view(blocks, TOGETHER, 1, -1), 0, cells.view(blocks, TOGETHER, 1), None)
 
-def _open_reference(frame, tile, scratch):
-    """Scores of a whole frame, a few cells in a row looked at together."""
-    parts = [part.flatten(0, 1) for part in (frame.codes, frame.scales, frame.offsets)]
-    scores = _product(*parts, tile, scratch, "open", spare=-len(parts[0]) % TOGETHER)
-    blocks = len(scores) // TOGETHER
-    cells = torch.arange(len(scores)).view(blocks, TOGETHER, 1).clamp(max=len(parts[0]) - 1)
-    return Scores(scores.view(blocks, TOGETHER, 1, -1), cells, None)
+    def _score(self, keys, out):
+        """Writes the scores of the queries with keys, codes, scales and offsets [A,N,B,-], to `out` [A,N,B,Q]."""
+        A, N, B, Q = out.shape
+        inverse = 1 / self.queries.scale
+        # A few rows at a time: the products are still in the core's cache when they are scaled.
+        some = max(1, IN_CACHE // (N * B * Q))
+        for first in range(0, A, some):
+            codes, scales, offsets, scores = (part[first : first + some] for part in (*keys, out))
+            products = self._room("products", scores.shape, torch.int32)
+            torch._int_mm(codes.flatten(0, 2), self.queries.codes, out=products.view(-1, Q))
+            torch.mul(products, scales, out=scores).addcmul_(offsets, inverse)
 
-
-def _product(codes, scales, offsets, tile, scratch, name, spare=0):
-    """Scores of keys codes [R,D], scales and offsets [R,1], with a tile's queries [R+spare,Q]; spare rows are -inf."""
-    R, Q = len(codes), tile.codes.shape[1]
-    whole = _grown(scratch, "whole", IN_CACHE, torch.int32)
-    scores = _grown(scratch, name, (R + spare) * Q, torch.float32).view(-1, Q)
-    # A few rows at a time: what the product writes is still in the core's cache when it is scaled.
-    some = max(1, IN_CACHE // Q)
-    for rows in (slice(first, min(first + some, R)) for first in range(0, R, some)):
-        part = whole[: (rows.stop - rows.start) * Q].view(-1, Q)
-        torch._int_mm(codes[rows], tile.codes, out=part)
-        torch.mul(part, scales[rows], out=scores[rows]).addr_(offsets[rows, 0], 1 / tile.scale)
-    scores[R:] = -torch.inf
-    return scores
+    def _room(self, name, shape, dtype=torch.float32):
+        """Memory for numbers of some shape, kept from tile to tile."""
+        size = math.prod(shape)
+        if name not in self.memory or self.memory[name].numel() < size:
+            self.memory[name] = torch.empty(size, dtype=dtype)
+        return self.memory[name][:size].view(shape)
 
 
-def _grown(scratch, name, size, dtype):
-    """Memory for `size` numbers, kept from tile to tile."""
-    if name not in scratch or scratch[name].numel() < size:
-        scratch[name] = torch.empty(size, dtype=dtype)
-    return scratch[name][:size]
+#: the engine's match(query, context, groups, cfg), of Frames
+match = partial(walk.match, Int8)
 
 
-def _cells(N, rows, columns, h, w, first):
-    """Flat indices [A,N,B] of the cells of a halo in frames first, first+1, ... of the list."""
-    y, x = torch.arange(*rows)[:, None, None], torch.arange(*columns)
-    return (torch.arange(first, first + N)[:, None] * h + y) * w + x
-
-
-def _select(sources, tile, frames, k):
+def select(sources, queries, doubt, frames, k):
     """The k most similar cells of each query: similarities in float32 and cells, [<=k,Q], sorted.
 
-    frames: features [hw,D] of the list that cells are indices of.
+    doubt [Q]; frames: features [hw,D] of the list that cells are indices of.
     """
-    shortlists = [_shortlist(source, k + POSITIONS) for source in sources]
-    values, cells, bounds = zip(*shortlists)
+    values, cells, bounds = zip(*(_shortlist(source, k + POSITIONS) for source in sources))
     values, cells = torch.cat(values), torch.cat(cells)
     values, order, bound = _largest(values, k + CANDIDATES)
     cells = cells.gather(0, order)
-    exact = _exact(cells, tile, frames).masked_fill_(values == -torch.inf, -torch.inf)
+    exact = _exact(cells, queries, frames).masked_fill_(values == -torch.inf, -torch.inf)
     exact, order = exact.topk(min(k, len(exact)), dim=0)
     cells = cells.gather(0, order)
-    bound = torch.stack([bound, *bounds]).amax(0) * tile.scale + tile.shift + tile.doubt
+    # The best similarity that a cell may have which was not computed.
+    bound = torch.stack([bound, *bounds]).amax(0) * queries.scale + queries.shift + doubt
     unsure = (bound > exact[-1]).nonzero()[:, 0]
     if len(unsure):
-        exact[:, unsure], cells[:, unsure] = _all_in_doubt(sources, tile, frames, exact[-1], unsure, k)
+        least = (exact[-1] - queries.shift - doubt) / queries.scale
+        exact[:, unsure], cells[:, unsure] = _all_in_doubt(sources, queries, frames, least, unsure, k)
     return exact, cells
 
 
 def _largest(values, count):
-    """The largest `count` of each column of [R,Q], their rows, and the largest of those left out (-inf: none)."""
+    """The largest `count` of each column of values, their rows, and the largest of the others (-inf: none)."""
     best, row = values.topk(min(count + 1, len(values)), dim=0)
     if len(values) <= count:
         return best, row, values.new_full(values.shape[1:], -torch.inf)
@@ -245,52 +236,57 @@ def _largest(values, count):
 
 
 def _shortlist(source, count):
-    """Scores and cells at the `count` best positions, [R,Q], and the best of all other positions [Q]."""
-    A, N, B, Q = source.values.shape
-    best = source.values.amax(1).flatten(0, 1)
+    """Scores and cells at the `count` best positions, both [count*N,Q], and the best score of the others [Q]."""
+    A, N, B, Q = source.scores.shape
+    best = source.scores[:, source.first :].amax(1).flatten(0, 1)
     if source.outside is not None:
         best.masked_fill_(source.outside, -torch.inf)
     best, position, bound = _largest(best, count)
-    place = (position // B * N * B + position % B) + torch.arange(0, N * B, B)[:, None, None]
-    values = source.values.flatten().take(place * Q + torch.arange(Q))
+    row, column = position // B, position % B
+    n = torch.arange(N - source.first)[:, None, None]
+    place = (row * N + source.first + n) * B + column
+    values = source.scores.flatten().take(place * Q + torch.arange(Q))
     values = values.masked_fill_(best == -torch.inf, -torch.inf)
-    return values.flatten(0, 1), source.cells.flatten().take(place).flatten(0, 1), bound
+    cells = source.cells.flatten().take((row * len(n) + n) * B + column)
+    return values.flatten(0, 1), cells.flatten(0, 1), bound
 
 
-def _exact(cells, tile, frames):
+def _exact(cells, queries, frames):
     """Similarities in float32 of the queries with their cells [C,Q]."""
     # Queries of a tile mostly want the same cells: each is fetched from its frame once.
     wanted, where = cells.unique(return_inverse=True)
     size = len(frames[0])
     edges = torch.searchsorted(wanted, torch.arange(len(frames) + 1) * size).tolist()
-    keys = tile.features.new_empty(len(wanted), len(tile.features))
+    keys = queries.features.new_empty(len(wanted), len(queries.features))
     for n, (a, b) in enumerate(zip(edges, edges[1:])):
         if a < b:
             torch.index_select(frames[n], 0, wanted[a:b] - n * size, out=keys[a:b])
     # A few queries at a time, so that their rows are still in the core's cache when they are multiplied.
-    C, D = len(cells), len(tile.features)
+    C, D = len(cells), len(queries.features)
     some, products = max(1, IN_CACHE // (C * D)), []
-    for places, queries in zip(where.T.split(some), tile.features.T.split(some)):
+    for places, features in zip(where.T.split(some), queries.features.T.split(some)):
         rows = keys.index_select(0, places.flatten()).view(-1, C, D)
-        products.append(torch.bmm(rows, queries[..., None])[..., 0])
+        products.append(torch.bmm(rows, features[..., None])[..., 0])
     return torch.cat(products).T.contiguous()
 
 
-def _all_in_doubt(sources, tile, frames, least, unsure, k):
-    """For the queries `unsure`, everything that may be as similar as `least`, in float32.  Returns [k,F] twice."""
-    queries, size = tile.features[:, unsure], len(frames[0])
-    least = ((least - tile.shift - tile.doubt) / tile.scale)[unsure]
+def _all_in_doubt(sources, queries, frames, least, unsure, k):
+    """For the queries `unsure`, every cell whose score is `least` [Q] or more, in float32.
+
+    Returns similarities and cells of the k best, [k,len(unsure)].
+    """
+    features, size, least = queries.features[:, unsure], len(frames[0]), least[unsure]
     values, cells = [], []
     for source in sources:
-        wanted = source.values.index_select(3, unsure) >= least
+        wanted = source.scores[:, source.first :].index_select(3, unsure) >= least
         if source.outside is not None:
             inside = ~source.outside.index_select(1, unsure)
             wanted &= inside.view(len(wanted), 1, -1, len(unsure))
         rows = wanted.any(3)
-        for n in range(wanted.shape[1]):  # all cells of one n are of one frame
+        for n in range(wanted.shape[1]):
             cell = source.cells[:, n][rows[:, n]]
             keys = frames[source.cells[0, n, 0] // size].index_select(0, cell % size)
-            values.append((keys @ queries).masked_fill_(~wanted[:, n][rows[:, n]], -torch.inf))
+            values.append((keys @ features).masked_fill_(~wanted[:, n][rows[:, n]], -torch.inf))
             cells.append(cell)
     values, row = torch.cat(values).topk(k, dim=0)
     return values, torch.cat(cells)[row]

@@ -1,6 +1,6 @@
-"""Work that goes on beside the main loop: in order, a bounded number of items ahead, and over when the loop is.
+"""Threads beside the main loop: results in order, a bounded number in advance.
 
-Both are generators; close them (contextlib.closing) and no thread of theirs is left.
+Both functions are generators.  Close them (contextlib.closing), and none of their threads is left.
 """
 
 from collections import deque
@@ -14,10 +14,10 @@ _END = object()
 
 
 def in_order(pool, function, items, depth):
-    """function(item) for every item, in order, by the pool's threads; depth: results that may wait or be under way.
+    """function(item) for every item, in order, computed by the pool's threads, at most `depth` in advance.
 
-    The items themselves are made by the caller's thread, as they are asked for.  An error, of an item or of its
-    function, is raised in its place; what has not begun is then dropped, what has is waited for.
+    The caller's thread makes the items.  An error in an item or in the function is raised in its place; calls that
+    have begun by then are waited for, the others are dropped.
     """
     pending = deque()
     try:
@@ -32,13 +32,13 @@ def in_order(pool, function, items, depth):
 
 
 def ahead(items, depth):
-    """The items of a generator, in order, made by a thread of its own up to `depth` in advance; 0: by the caller's."""
+    """The items of a generator, in order, made by one thread up to `depth` in advance; 0: by the caller's thread."""
     with closing(items):
         if depth == 0:
             yield from items
             return
         try:
-            # One core is enough for what goes on in advance; the others are the caller's.
+            # One core is enough for this thread; the others are the caller's.
             with (
                 ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread,
                 closing(in_order(thread, lambda _: next(items, _END), repeat(None), depth)) as made,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 
-#: channels at full size at a time: what bounds the memory with many objects
+#: channels that are resized to the video's size at a time: bounds the memory with many objects
 CHANNELS = 8
 HD = {(1080, 1920), (816, 1920)}
 
@@ -19,7 +19,7 @@ HD = {(1080, 1920), (816, 1920)}
 def working_size(height, width, cfg):
     """Size (H, W) at which a frame goes through the network.
 
-    Raises UserError where nothing is left after rounding down to cfg.multiple, or that is null.
+    Raises UserError where nothing is left after rounding down to cfg.multiple, or where that is null.
     """
     if cfg.multiple is None:
         raise UserError("propagation.multiple = null: ask config.propagation_on, which fills it in")
@@ -57,7 +57,7 @@ def to_ids(soft_Mhw, ids, size, working, cfg):
     """Soft masks on the grid -> the id of every pixel, uint8 [H,W] on the same device.
 
     ids: the id of each channel (a tensor on that device costs no copy); size, working: (H, W) of the video and of
-    what the network saw.
+    the frames that the network saw.
     """
     ids = torch.as_tensor(ids, dtype=torch.uint8, device=soft_Mhw.device)
     if cfg.readout == "smooth":

@@ -7,13 +7,13 @@ import itertools
 import statistics
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labelprop import triton_kernel, windowed
+from labelprop import triton_kernel, walk
 
 CELLS, BLOCK = triton_kernel.CELLS.value, triton_kernel.BLOCK.value
 SCRATCH = 2**26  # maxima in memory at a time, about
@@ -51,13 +51,50 @@ SHAPES = (Shape(128, 128, 8, 3, 128), Shape(128, 128, 8, 4), Shape(64, 128, 4, 3
 class Plan:
     """A grid cut into tiles, as int32 tensors.
 
-    queries [tiles,Q]: the cells of a tile, -1 behind them.  near [tiles,chunks*P/CELLS]: the groups of cells that its
-    windows touch, one past the grid behind them; filled [tiles]: how many chunks that makes.
+    queries [tiles,Q]: the cells of a tile, then -1.  near [tiles,chunks*P/CELLS]: the groups of CELLS cells that the
+    windows of a tile touch, then numbers past the grid.  filled [tiles]: chunks of a tile that hold any group.
     """
 
     queries: Tensor
     near: Tensor
     filled: Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """The search for one frame.
+
+    halves, fulls: addresses of the features in fp16 and in fp32, of the query, the context frames and each group's
+    reference.  own_frames: how many of the last context frames each group has.  slack: by how much a score in fp16
+    may be wrong, a tensor of one number.  frames, groups: how many there are.
+    """
+
+    query: Frame
+    halves: Tensor
+    fulls: Tensor
+    own_frames: Tensor
+    slack: Tensor
+    frames: int
+    groups: int
+    cfg: object
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the maxima of a query stand: a column for each chunk of each slot, the open slots last.
+
+    A slot is a context frame or a reference.  near_slots have a window, and near_chunks chunks each; the slots of
+    references that are searched as a whole are open_slots, with open_chunks each.
+    """
+
+    near_slots: int
+    open_slots: int
+    near_chunks: int
+    open_chunks: int
+
+    @property
+    def columns(self):
+        return self.near_slots * self.near_chunks + self.open_slots * self.open_chunks
 
 
 @lru_cache
@@ -89,11 +126,11 @@ def prepare(features_hwD, first):
 
 @torch.no_grad()
 def match(query, context, groups, cfg):
-    """As windowed.match, on frames from `prepare`."""
+    """As walk.match, on frames from `prepare`."""
     hw = query.full.shape[0] * query.full.shape[1]
     scores, cells, _ = search(query, context, groups, cfg)
     return [
-        (windowed.weights_of(values, where // hw == 1, group.copies, cfg).T, where.T)
+        (walk.weights_of(values, where // hw == 1, group.copies, cfg).T, where.T)
         for group, values, where in zip(groups, scores, cells)
     ]
 
@@ -101,55 +138,87 @@ def match(query, context, groups, cfg):
 def search(query, context, groups, cfg, shape=None):
     """The top_k candidates of every query cell: scores fp32 and cells int64, [groups,k,hw], sorted.
 
-    Arguments as for match.  Cells are flat indices into the list of a group's reference, then its frames; missing ones
-    score -inf.  The third result, int32 [groups,hw]: how many groups of cells were scored in fp32.
+    Arguments as for match; shape: None = the fastest.  Cells are flat indices into the list of a group's reference,
+    then its frames; missing ones score -inf.  The third result, int32 [groups,hw]: how many groups of cells were
+    scored in fp32.
     """
+    work = _work(query, context[len(context) - groups[0].frames :], groups, cfg)
+    with torch.cuda.device_of(query.full):
+        return _run(shape or _fastest(work), work)
+
+
+def _work(query, context, groups, cfg):
     D, device = query.full.shape[-1], query.full.device
-    context = context[len(context) - groups[0].frames :]
     frames = [query, *context, *(group.reference for group in groups)]
-    own = [group.frames for group in groups]
-    table = [[f.half.data_ptr() for f in frames], [f.full.data_ptr() for f in frames], own + [0] * (1 + len(context))]
+    halves, fulls = ([getattr(frame, name).data_ptr() for frame in frames] for name in ("half", "full"))
+    own_frames = [group.frames for group in groups]
+    table = [halves, fulls, own_frames + [0] * (len(frames) - len(groups))]
     # Memory that is pinned: the host need not wait for the copy.
     table = torch.tensor(table, pin_memory=device.type == "cuda").to(device, non_blocking=True)
     # What rounding took from two vectors (1% for norms that are not quite 1), and from the sums of their products.
-    slack = 2.02 * torch.stack([f.lost for f in frames]).amax() + D * 2**-23
-    work = (query, table, slack, len(context), len(groups), cfg)
-    with torch.cuda.device_of(query.full):
-        return _run(shape or _fastest(*work), *work)
+    slack = 2.02 * torch.stack([frame.lost for frame in frames]).amax() + D * 2**-23
+    return Work(query, *table, slack, len(context), len(groups), cfg)
 
 
-def _run(shape, query, table, slack, frames, groups, cfg):
-    (h, w, D), device = query.full.shape, query.full.device
-    hw, (halves, fulls, own_frames), members = h * w, table, shape.P // CELLS
-    plan = _plan(h, w, cfg, shape.Q, shape.P, device)
-    near_slots, open_slots = (frames + groups, 0) if cfg.window_reference else (frames, groups)
-    near_chunks, open_chunks = plan.near.shape[1] // members, -(-hw // shape.P) if open_slots else 0
-    columns = near_slots * near_chunks + open_slots * open_chunks
-    chunks = _power_of_2((open_chunks or near_chunks) + frames * near_chunks)
-    step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * columns * members)))
-    tops = torch.empty(step * shape.Q, columns, device=device)
-    maxima = torch.empty(step * shape.Q, columns, members, device=device)
-    scores = torch.empty(groups, cfg.top_k, hw, device=device)
-    cells = torch.empty(groups, cfg.top_k, hw, dtype=torch.long, device=device)
-    visits = torch.empty(groups, hw, dtype=torch.int32, device=device)
-    limit = cfg.radius if cfg.window == "square" else cfg.radius**2 - (cfg.window == "disc")
-    same = {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limit}
+def _run(shape, work):
+    """scores, cells, visits, as search returns them; as many tiles at a time as SCRATCH has room for."""
+    (h, w, _), device = work.query.full.shape, work.query.full.device
+    plan = _plan(h, w, work.cfg, shape.Q, shape.P, device)
+    layout = _layout(shape, work, plan)
+    members = shape.P // CELLS
+    step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * layout.columns * members)))
+    tops = torch.empty(step * shape.Q, layout.columns, device=device)
+    maxima = torch.empty(step * shape.Q, layout.columns, members, device=device)
+    found = [
+        torch.empty(work.groups, work.cfg.top_k, h * w, device=device),
+        torch.empty(work.groups, work.cfg.top_k, h * w, dtype=torch.long, device=device),
+        torch.empty(work.groups, h * w, dtype=torch.int32, device=device),
+    ]
     for first in range(0, len(plan.queries), step):
         tiles = min(step, len(plan.queries) - first)
-        triton_kernel.bound[(tiles * (near_chunks + open_chunks),)](
-            halves, plan.queries, plan.near, plan.filled, maxima, tops,
-            first, tiles, near_slots, open_slots, near_chunks, open_chunks, hw, w, D=query.half.shape[-1], **same,
-            num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
-        )  # fmt: skip
-        triton_kernel.search[(tiles * shape.Q, groups)](
-            fulls, plan.queries, plan.near, plan.filled, maxima, tops, own_frames, slack, scores, cells, visits,
-            first, frames, open_slots, near_chunks, open_chunks, hw, w, D=D, **same,
-            CHUNKS=chunks, BITS=max(8, (chunks * members - 1).bit_length()),
-            TOP_K=cfg.top_k, K=_power_of_2(cfg.top_k), TAKE=4,
-            # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
-            **({"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}),
-        )  # fmt: skip
-    return scores, cells, visits
+        _launch_bound(shape, work, plan, layout, maxima, tops, first, tiles)
+        _launch_search(shape, work, plan, layout, maxima, tops, first, tiles, found)
+    return found
+
+
+def _layout(shape, work, plan):
+    h, w, _ = work.query.full.shape
+    near_chunks = plan.near.shape[1] * CELLS // shape.P
+    if work.cfg.window_reference:
+        return Layout(work.frames + work.groups, 0, near_chunks, 0)
+    return Layout(work.frames, work.groups, near_chunks, -(-h * w // shape.P))
+
+
+def _launch_bound(shape, work, plan, layout, maxima, tops, first, tiles):
+    """Fills maxima and tops for some tiles: a program a tile and chunk."""
+    h, w, _ = work.query.full.shape
+    triton_kernel.bound[(tiles * (layout.near_chunks + layout.open_chunks),)](
+        work.halves, plan.queries, plan.near, plan.filled, maxima, tops, first, tiles,
+        layout.near_slots, layout.open_slots, layout.near_chunks, layout.open_chunks, h * w, w,
+        D=work.query.half.shape[-1], **_constants(shape, work.cfg),
+        num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
+    )  # fmt: skip
+
+
+def _launch_search(shape, work, plan, layout, maxima, tops, first, tiles, found):
+    """Fills what was found for the queries of some tiles: a program a query and group of objects."""
+    h, w, D = work.query.full.shape
+    chunks = _power_of_2((layout.open_chunks or layout.near_chunks) + work.frames * layout.near_chunks)
+    # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
+    options = {"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}
+    triton_kernel.search[(tiles * shape.Q, work.groups)](
+        work.fulls, plan.queries, plan.near, plan.filled, maxima, tops, work.own_frames, work.slack, *found, first,
+        work.frames, layout.open_slots, layout.near_chunks, layout.open_chunks, h * w, w,
+        D=D, **_constants(shape, work.cfg), CHUNKS=chunks,
+        BITS=max(8, (chunks * (shape.P // CELLS) - 1).bit_length()),
+        TOP_K=work.cfg.top_k, K=_power_of_2(work.cfg.top_k), TAKE=4, **options,
+    )  # fmt: skip
+
+
+def _constants(shape, cfg):
+    """What both kernels are compiled for; LIMIT: the largest distance inside the window, squared where it is ROUND."""
+    limits = {"square": cfg.radius, "disc": cfg.radius**2 - 1, "closed_disc": cfg.radius**2}
+    return {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limits[cfg.window]}
 
 
 def _power_of_2(n):
@@ -159,19 +228,18 @@ def _power_of_2(n):
 _fastest_known = {}
 
 
-def _fastest(query, table, slack, frames, groups, cfg):
+def _fastest(work):
     """The shape that does this work soonest, tried out when the context is half full; until then the first."""
-    key = (query.full.shape, query.full.device, cfg)
+    key = work.query.full.shape, work.query.full.device, work.cfg
     if key not in _fastest_known:
-        if query.full.device.type == "cpu" or 2 * frames < cfg.context:
+        if work.query.full.device.type == "cpu" or 2 * work.frames < work.cfg.context:
             return SHAPES[0]
         from triton import OutOfResources
 
         times = {}
         for shape in SHAPES:
             with suppress(OutOfResources):  # the card has no room for it
-                work = lambda shape=shape: _run(shape, query, table, slack, frames, groups, cfg)
-                times[shape] = _milliseconds(work)
+                times[shape] = _milliseconds(partial(_run, shape, work))
         _fastest_known[key] = min(times, key=times.get)
     return _fastest_known[key]
 
@@ -189,20 +257,27 @@ def _milliseconds(work, repeats=5):
 
 @lru_cache(maxsize=64)
 def _plan(h, w, cfg, Q, P, device):
-    """The tiles of Q cells or fewer that together meet the fewest candidates."""
-    reach = windowed.reach(cfg)
-    around = lambda n, cut: (max(0, cut[0] - reach), min(n, cut[1] + reach))
-    met = lambda n, cuts: sum(b - a for a, b in (around(n, cut) for cut in cuts))
-    choices = [(windowed.cuts(h, high), windowed.cuts(w, min(w, Q // high))) for high in range(1, min(h, Q) + 1)]
-    rows, columns = min(choices, key=lambda cuts: met(h, cuts[0]) * met(w, cuts[1]))
+    """The Plan of the tiles, of Q cells at most, that together have the fewest candidates."""
     cells = torch.arange(h * w).view(h, w)
     queries, near = [], []
-    for tile in itertools.product(rows, columns):
-        halo = around(h, tile[0]), around(w, tile[1])
-        inside = ~windowed.outside_window(tile, *halo, cfg).all(1)
-        queries.append(cells[slice(*tile[0]), slice(*tile[1])].flatten())
-        near.append((cells[slice(*halo[0]), slice(*halo[1])].flatten()[inside] // CELLS).unique())
+    for tile in _tiles(h, w, cfg, Q):
+        inside = ~walk.outside_window(tile, cfg).all(1)
+        queries.append(cells[tile.area].flatten())
+        near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
     chunks = [-(-len(groups) * CELLS // P) for groups in near]
     padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
     tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
     return Plan(*(table.to(device, torch.int32) for table in tables))
+
+
+def _tiles(h, w, cfg, Q):
+    """Cuts the grid into tiles of Q cells at most, as high as makes the halos of all tiles together smallest."""
+    length = lambda cut: cut[1] - cut[0]
+    best = None
+    for high in range(1, min(h, Q) + 1):
+        rows, columns = walk.cuts(h, high), walk.cuts(w, min(w, Q // high))
+        tiles = [walk.tile_at(r, c, h, w, cfg) for r, c in itertools.product(rows, columns)]
+        area = sum(length(tile.halo_rows) * length(tile.halo_columns) for tile in tiles)
+        if best is None or area < best[0]:
+            best = area, tiles
+    return best[1]

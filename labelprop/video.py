@@ -20,95 +20,115 @@ SLACK_PX = 2
 LANDING = 4
 
 
-def segment_video(frames, given, features, cfg, backend="auto", device="cpu", batch=1, ahead=0):
-    """Carry given masks through a video.  Yields ids, uint8 array [H,W] at the video's size, one per frame, in order.
+class Video:
+    """One video as it comes: `batch` takes frames, `features` describes them, `step` gives the ids of the next one.
 
-    frames: any iterable of uint8 RGB arrays [H,W,3], all of one size.  given: {frame index: ids, integers 0-255
-    [H,W]}; an id counts from the first mask that holds it, later masks may hold it or not.  features: float32 RGB
-    in [0,1] [B,3,h8,w8] at the working size, on `device` -> [B,D,h,w], unit norm over D; called in order, with
-    `batch` frames at most.  cfg: core.schema.Propagation; backend as in labelprop.propagate.  ahead: batches that
-    a thread of its own reads from `frames`, resizes and copies to the device in advance.
-    Frames before any mask: all background.  Frame 0 is the mask given there; later births are read from the grid.
-    Memory does not depend on the video's length.  Raises UserError for masks and frames that do not fit.
+    Arguments as for segment_video.
     """
-    device = torch.empty(0, device=device).device  # with its number: in another thread "cuda" may be another GPU
-    given = {t: _mask(t, mask) for t, mask in given.items()}
-    with closing(_segmented(frames, given, features, cfg, backend, device, batch, ahead)) as results:
-        yield from _landed(results, LANDING if device.type == "cuda" else 0)
 
+    def __init__(self, network, cfg, backend, device):
+        self.network, self.cfg, self.device = network, cfg, device
+        self.context = Context(cfg, backend)
+        self.size = None  # (H, W) of all its frames
+        self.t = 0  # of the next frame that `step` gives the ids of
+        self.ids, self.channels = [], None  # the id of each channel, as a list and as a tensor on the device
 
-def _segmented(frames, given, features, cfg, backend, device, batch, ahead):
-    """The ids of every frame: an array, or a uint8 tensor [H,W] on the device, perhaps not computed yet."""
-    context, ids, names, t = Context(cfg, backend), [], None, -1
-    with closing(pipeline.ahead(_batches(frames, cfg, device, batch), ahead)) as batches:
-        for t, (size, working, cells) in enumerate(_described(batches, features)):
-            mask = _fitted(given[t], t, size) if t in given else None
-            born = _born(mask, ids)
-            on_grid = to_grid(mask, born, cells.shape[1:], device) if born else None
-            soft = context.step(cells, on_grid)
-            if born:
-                ids += born
-                names = torch.tensor(ids, dtype=torch.uint8, device=device)
-            if soft is None:
-                yield np.zeros(size, np.uint8)
-            elif t == 0:
-                yield mask.copy()
-            else:
-                yield to_ids(soft, names, size, working, cfg)
-            del cells, soft
-    late = sorted(key for key in given if key > t)
-    if late:
-        warnings.warn(f"masks given for frames {late}, but the video has {t + 1} frames", stacklevel=2)
-
-
-def _batches(frames, cfg, device, batch):
-    """(size of the frames, working size, float32 [B,3,h8,w8] on the device) of `batch` frames at a time."""
-    frames, first_size, t = iter(frames), None, 0
-    while True:
-        chosen = []
-        for frame in islice(frames, batch):
-            size = _frame_size(frame, t + len(chosen))
-            first_size = first_size or size
-            if size != first_size:
+    def batch(self, frames, first):
+        """B frames uint8 [H,W,3], from number `first` on -> float32 [B,3,h8,w8] at the working size, on the device."""
+        for t, frame in enumerate(frames, first):
+            size = _frame_size(frame, t)
+            self.size = self.size or size
+            if size != self.size:
                 raise UserError(
-                    f"frame {t + len(chosen)} is {_text(size)}, the frames before it {_text(first_size)}: "
+                    f"frame {t} is {_text(size)}, the frames before it {_text(self.size)}: "
                     "all frames of a video must have one size; split the video there"
                 )
-            chosen.append(frame)
-            del frame
-        if not chosen:
-            return
-        t += len(chosen)
-        working = working_size(*first_size, cfg)
-        inputs = _inputs(chosen, working, device)
-        del chosen
-        yield first_size, working, inputs
-        del inputs
+        return _inputs(frames, working_size(*self.size, self.cfg), self.device)
 
-
-def _described(batches, features):
-    """(size of the frame, working size, features [D,h,w]) of every frame.  Keeps no frame."""
-    first = True
-    for size, working, inputs in batches:
+    def features(self, inputs):
+        """Features [B,D,h,w] of a batch."""
         with torch.no_grad():
-            cells_BDhw = features(inputs)
-        if cells_BDhw.ndim != 4 or len(cells_BDhw) != len(inputs):
-            raise ValueError(f"features returned {tuple(cells_BDhw.shape)} for {len(inputs)} frames: must be [B,D,h,w]")
-        del inputs
+            features_BDhw = self.network(inputs)
+        if features_BDhw.ndim != 4 or len(features_BDhw) != len(inputs):
+            shape = tuple(features_BDhw.shape)
+            raise ValueError(f"features returned {shape} for {len(inputs)} frames: must be [B,D,h,w]")
         # Once a video: a GPU would have to wait for the answer every time.
-        if first and not cells_BDhw.isfinite().all():
+        if self.t == 0 and not features_BDhw.isfinite().all():
             raise UserError(
                 "the network's features are not finite numbers; in fp16 they may overflow: compute them in fp32 "
                 "(--precision fp32), or else the checkpoint is damaged"
             )
-        first = False
-        for cells in cells_BDhw:
-            yield size, working, cells
-            del cells
-        del cells_BDhw
+        return features_BDhw
+
+    def step(self, features_Dhw, mask=None):
+        """Ids of the next frame [H,W]: an array, or a uint8 tensor on the device, perhaps not computed yet.
+
+        mask: ids uint8 [H,W] that are given for this frame; those that are new begin here.
+        """
+        t, mask = self.t, None if mask is None else _fitted(mask, self.t, self.size)
+        new = self._new_ids(mask)
+        given = to_grid(mask, new, features_Dhw.shape[1:], self.device) if new else None
+        soft_Mhw = self.context.step(features_Dhw, given)
+        self.t += 1
+        if new:
+            self.ids += new
+            self.channels = torch.tensor(self.ids, dtype=torch.uint8, device=self.device)
+        if soft_Mhw is None:
+            return np.zeros(self.size, np.uint8)
+        if t == 0:
+            return mask.copy()
+        return to_ids(soft_Mhw, self.channels, self.size, working_size(*self.size, self.cfg), self.cfg)
+
+    def _new_ids(self, mask):
+        """Ids that a mask brings in; the first mask brings the background (0) along."""
+        if mask is None:
+            return []
+        new = [int(i) for i in np.unique(mask) if i and i not in self.ids]
+        return new if self.ids else [0, *new]
 
 
-def _landed(results, lag):
+def segment_video(frames, given, features, cfg, backend="auto", device="cpu", batch=1, ahead=0):
+    """Carry given masks through a video.  Yields the ids of every frame in order, uint8 [H,W].
+
+    As Tracker.segment, for features as a function: float32 RGB in [0,1] [B,3,h8,w8] at the working size, on `device`
+    -> [B,D,h,w], unit norm over D.  It is called in order, with `batch` frames at most.  cfg: core.schema.Propagation.
+    ahead: batches that a thread reads from `frames`, resizes and copies to the device in advance.
+    Memory does not depend on the video's length.
+    """
+    device = torch.empty(0, device=device).device  # with its number: in another thread "cuda" may be another GPU
+    given = {t: as_ids(mask, t) for t, mask in given.items()}
+    video = Video(features, cfg, backend, device)
+    with closing(_segmented(video, frames, given, batch, ahead)) as results:
+        yield from landed(results, LANDING if device.type == "cuda" else 0)
+    late = sorted(t for t in given if t >= video.t)
+    if late:
+        warnings.warn(f"masks given for frames {late}, but the video has {video.t} frames", stacklevel=2)
+
+
+def _segmented(video, frames, given, batch, ahead):
+    """The ids of every frame, as Video.step returns them.  Keeps no frame."""
+    with closing(pipeline.ahead(_batches(video, frames, batch), ahead)) as batches:
+        for inputs in batches:
+            features_BDhw = video.features(inputs)
+            del inputs
+            for features_Dhw in features_BDhw:
+                yield video.step(features_Dhw, given.get(video.t))
+                del features_Dhw
+            del features_BDhw
+
+
+def _batches(video, frames, batch):
+    """Inputs of the network for `batch` frames at a time."""
+    frames, t = iter(frames), 0
+    while chosen := list(islice(frames, batch)):
+        inputs = video.batch(chosen, t)
+        t += len(chosen)
+        del chosen
+        yield inputs
+        del inputs
+
+
+def landed(results, lag=0):
     """Results as arrays, in order.  Those on a GPU are copied while up to `lag` newer ones are computed."""
     pending = deque()
     for ids in results:
@@ -154,7 +174,7 @@ def _frame_size(frame, t):
     return frame.shape[:2]
 
 
-def _mask(t, mask):
+def as_ids(mask, t):
     """The mask given at frame t as uint8 [H,W]."""
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in "bui":
@@ -167,7 +187,7 @@ def _mask(t, mask):
 
 
 def _fitted(mask, t, size):
-    """The mask given at frame t as uint8 [H,W] of the frame's size; off by a pixel or two: nearest, with a warning."""
+    """The mask given at frame t, at the frame's size; off by a pixel or two: nearest, with a warning."""
     if mask.shape == size:
         return mask
     if any(abs(a - b) > SLACK_PX for a, b in zip(mask.shape, size)):
@@ -179,14 +199,6 @@ def _fitted(mask, t, size):
         f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: resized", stacklevel=3
     )
     return nearest(mask, size)
-
-
-def _born(mask, known):
-    """Ids that a mask brings in; the first mask brings the background (0) along."""
-    if mask is None:
-        return []
-    new = [int(i) for i in np.unique(mask) if i and i not in known]
-    return new if known else [0, *new]
 
 
 def _text(size):

@@ -12,7 +12,7 @@ import torch
 from core.errors import UserError
 from labelprop import segment_video
 from labelprop.pipeline import ahead, in_order
-from labelprop.video import _landed
+from labelprop.video import landed
 from tests.test_labelprop_video import DUL, INO, colours, moving
 
 
@@ -22,6 +22,11 @@ def no_thread_stays():
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     assert not left, left
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # on such small grids two threads wait for one another
 
 
 def counting(count, made, fails_at=None):
@@ -164,9 +169,9 @@ def counting_frames(frames, read):
 def test_results_that_land_later_keep_their_order():
     made = []
     ids = (torch.full((2, 3), i, dtype=torch.uint8) for i in counting(7, made))
-    landed = _landed(ids, 3)
-    assert next(landed).tolist() == [[0] * 3] * 2 and made == [0, 1, 2, 3]
-    assert [int(x[0, 0]) for x in landed] == [1, 2, 3, 4, 5, 6]
+    results = landed(ids, 3)
+    assert next(results).tolist() == [[0] * 3] * 2 and made == [0, 1, 2, 3]
+    assert [int(x[0, 0]) for x in results] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

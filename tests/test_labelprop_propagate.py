@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.schema import Propagation
-from labelprop import int8, propagate, reference, windowed
+from labelprop import backends, int8, propagate, reference, walk, windowed
 
 DISC = {"window": "disc", "window_reference": False, "temperature": 0.05, "top_k": 10, "repeat_reference": True}
 SQUARE = {"window": "square", "window_reference": True, "temperature": 0.1, "top_k": 5, "repeat_reference": False}
@@ -165,12 +165,12 @@ def test_int8_needs_its_doubt(monkeypatch):
 def test_int8_error_is_within_what_it_allows_for():
     """The largest error of some million pairs stays below DOUBT sigmas, and is not far smaller either."""
     features = F.normalize(torch.randn(2, 40, 50, 96, generator=torch.Generator().manual_seed(0)).relu() ** 2, dim=-1)
-    key, query = int8.prepare(features[0], None), None
-    query = int8.prepare(features[1], key)
-    tile = int8._tile(query, ((0, 12), (0, 12)), (float(key.scales.max()), float(key.norms.max())))
-    parts = (part.flatten(0, 1) for part in (key.codes, key.scales, key.offsets))
-    ours = int8._product(*parts, tile, {}, "test") * tile.scale + tile.shift
-    sigmas = (ours - key.features.flatten(0, 1) @ tile.features).abs() / tile.doubt * int8.DOUBT
+    key = int8.prepare(features[0], None)
+    scorer = int8.Int8(int8.prepare(features[1], key), 1, protocol(DISC))
+    scorer.begin(walk.tile_at((0, 12), (0, 12), 40, 50, protocol(DISC)))
+    queries, scores = scorer.queries, scorer._whole(key).scores.view(40 * 50, -1)
+    error = scores * queries.scale + queries.shift - key.features.flatten(0, 1) @ queries.features
+    sigmas = error.abs() / queries.doubt([key]) * int8.DOUBT
     assert 2 < sigmas.max() < int8.DOUBT
 
 
@@ -225,15 +225,35 @@ def test_memory_of_a_tile_is_bounded(backend, monkeypatch):
     cfg = protocol(SQUARE, radius=9)
     arrays = made(4, 3, 2, 8, 21, 23, torch.float32)
     whole = propagate(*arrays, cfg, backend)
-    monkeypatch.setitem(windowed.TILE_SCORES, "cpu", 3 * 21 * 23 * 4)
-    assert windowed.tile_side(12, 21, 23, 3, "cpu", cfg) == 2
-    assert max((b - a) * (d - c) for (a, b), (c, d) in windowed._tiles(21, 23, 3, "cpu", cfg)) <= 4
+    monkeypatch.setitem(walk.TILE_SCORES, "cpu", 3 * 21 * 23 * 4)
+    assert walk.tile_side(12, 21, 23, 3, "cpu", cfg) == 2
+    tiles, outside_window = [], walk.outside_window
+    monkeypatch.setattr(walk, "outside_window", lambda tile, *args: tiles.append(tile) or outside_window(tile, *args))
     torch.testing.assert_close(propagate(*arrays, cfg, backend), whole)
+    assert max(outside_window(tile, cfg).shape[1] for tile in tiles) <= 4
+
+
+@pytest.mark.parametrize("engine", [windowed, int8])
+@pytest.mark.parametrize("base", [DISC, SQUARE])
+def test_groups_have_their_own_references_frames_and_copies(base, engine):
+    cfg = protocol(base, radius=3)
+    frames = F.normalize(torch.randn(10, 20, 26, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+    def masks_by(engine):
+        prepared = backends.prepared(frames, engine)
+        groups = [walk.Group(prepared[n], count, copies) for n, count, copies in ((0, 5, 4), (7, 3, 1), (8, 3, 2))]
+        groups.append(walk.Group(prepared[9], 0))
+        labels = [frames.new_tensor([[n == m for m in range(7)]]).expand(20 * 26, 7) for n in range(7)]
+        own = [[labels[6], *labels[6 - group.frames : 6]] for group in groups]  # each frame votes for itself
+        return backends.propagate_groups(prepared[6], prepared[1:6], groups, own, cfg, engine)
+
+    for ours, truth in zip(masks_by(engine), masks_by(reference), strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=2e-5)
 
 
 def test_many_objects_pass_a_few_at_a_time():
     cfg = protocol(DISC, radius=4)
-    arrays = made(5, 3, 2 * windowed.CHANNELS + 5, 8, 12, 13)
+    arrays = made(5, 3, 2 * walk.CHANNELS + 5, 8, 12, 13)
     torch.testing.assert_close(propagate(*arrays, cfg, "windowed"), propagate(*arrays, cfg, "reference"))
 
 

@@ -21,6 +21,11 @@ INO = Propagation("square", 6, True, 0.1, 5, 10, False, readout="grid", min_max=
 YTVOS = replace(INO, min_max=False, hd_to_720=True)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # on such small grids two threads wait for one another
+
+
 def colours(frames):
     """Stands in for a network: unit features of 8x8 px cells, from their mean colour and its products."""
     cells = F.avg_pool2d(frames, 8, ceil_mode=True) - 0.45
@@ -182,7 +187,6 @@ def test_reading_ahead_changes_nothing():
 
 def test_holds_no_frame_and_a_bounded_context():
     """300 frames stream through; of frames one, of features the context (and the reference) are alive."""
-    torch.set_num_threads(1)  # two threads on grids of 4x4 cells wait for one another
     frames_alive, features_alive, most = weakref.WeakSet(), weakref.WeakSet(), [0, 0]
 
     class Frame(np.ndarray):  # plain arrays take no weak reference in a set

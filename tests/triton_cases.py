@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from core.schema import Propagation
-from labelprop import propagate, reference, segment_video, triton_backend, windowed
+from labelprop import propagate, reference, segment_video, triton_backend, walk, windowed
 from labelprop.backends import prepared, propagate_groups
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,7 +35,7 @@ def made(seed, N, M, D, h, w):
 def masks_of(module, frames, labels, groups, cfg, dtype):
     """Masks of the last frame; groups: for each the index of its reference, how many frames it has, and copies."""
     frames = prepared([frame.to(dtype) for frame in frames], module)
-    groups, indices = [windowed.Group(frames[n], count, copies) for n, count, copies in groups], groups
+    groups, indices = [walk.Group(frames[n], count, copies) for n, count, copies in groups], groups
     own = [[labels[n], *labels[len(labels) - count :]] for n, count, _ in indices]
     own = [[x.to(dtype) for x in group] for group in own]
     return propagate_groups(frames[-1], frames[:-1], groups, own, cfg, module)
@@ -65,7 +65,7 @@ def truth_scores(frames, groups, cfg):
 def search(frames, groups, cfg):
     """scores, cells, visits of the kernels."""
     frames = prepared(list(frames.float()), triton_backend)
-    groups = [windowed.Group(frames[n], count, copies) for n, count, copies in groups]
+    groups = [walk.Group(frames[n], count, copies) for n, count, copies in groups]
     return triton_backend.search(frames[-1], frames[:-1], groups, cfg)
 
 
@@ -233,7 +233,7 @@ def test_the_host_waits_for_nothing(monkeypatch):
     torch.cuda.set_sync_debug_mode("error")
     try:
         frame = triton_backend.prepare(frames[-1].full, None)
-        triton_backend.match(frame, frames[:-1], [windowed.Group(frames[0], 3)], DUL)
+        triton_backend.match(frame, frames[:-1], [walk.Group(frames[0], 3)], DUL)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -1,0 +1,130 @@
+"""A network that tracks: given masks are carried through a video, or through frames as they come."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from core import devices, protocols
+from core.errors import UserError
+from core.schema import Propagation
+from core.suggest import suggestion
+from labelprop.backends import choose
+from labelprop.video import Video, as_ids, landed, segment_video
+
+BATCH = {"cpu": 1, "cuda": 4}  # frames through the network at a time; a CPU gains nothing by more
+AHEAD = 2  # batches that are read in advance
+
+
+class Tracker:
+    """Carries masks through videos by the features of one network.
+
+    extractor: an nn.Module with
+        layers                  tuple of names, the default first
+        protocol                name of the protocol that it was published with
+        cell_px(layer)          pixels per side of a cell
+        forward(frames, layer)  float32 RGB in [0,1] [B,3,H,W] -> [B,D,h,w], unit norm over D
+    It is moved to the device, channels last, and set to evaluation mode.
+    layer: of the extractor, None = its default.  protocol: a file of configs/protocols by its name or a
+    core.schema.Propagation, None = the extractor's own.  device: "auto", "cpu", "cuda" or a torch.device.
+    precision: of the network, "auto", "fp32", "bf16" or "fp16", as core.devices.inference_precision has it.
+    batch: frames through the network at a time in `segment`, None = BATCH.  compiled: by torch.compile.
+    backend: as for labelprop.propagate.  max_side: larger frames are tracked at this size, None = as the protocol has
+    it; masks keep the size of the video.
+
+    Raises UserError for an argument that is not allowed.
+    """
+
+    def __init__(
+        self, extractor: torch.nn.Module, layer: str | None = None, protocol: str | Propagation | None = None,
+        device: str | torch.device = "auto", *, precision: str = "auto", batch: int | None = None,
+        compiled: bool = False, backend: str = "auto", max_side: int | None = None,
+    ):  # fmt: skip
+        self.layer = extractor.layers[0] if layer is None else _one_of("layer", layer, extractor.layers)
+        _one_of("precision", precision, ("auto", *devices.DTYPES))
+        if batch is not None and batch < 1:
+            raise UserError(f"batch = {batch}: must be 1 or more")
+        self.propagation = _propagation(protocol or extractor.protocol, extractor.cell_px(self.layer), max_side)
+        self.device = _device(device)
+        self.precision = devices.inference_precision(self.device, precision)
+        self.batch, self.backend = batch or BATCH[self.device.type], backend
+        choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
+        self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
+        self._extract = _compiled(self.extractor) if compiled else self.extractor
+        self.reset()
+
+    def segment(self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+        """Carry masks through a whole video.  Yields the ids of every frame in order, uint8 [H,W].
+
+        frames: uint8 RGB arrays [H,W,3] of one size; a thread reads them ahead, and none is kept.  masks: {frame
+        index: ids, integers 0-255 [H,W]}, 0 = background.  An id counts from the first mask that holds it; later
+        masks may hold it or not.  Frames before the first mask are all background.  The ids of frame 0 are its mask;
+        objects of later masks are read from the feature grid at once.
+        Close the generator to stop early.  Raises UserError for masks and frames that do not fit.
+        """
+        return segment_video(
+            frames, masks, self.features, self.propagation, self.backend, self.device, self.batch, AHEAD
+        )
+
+    def step(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Ids of the next frame, uint8 [H,W], of a video that comes frame by frame.
+
+        frame: uint8 RGB [H,W,3]; mask: ids given for this frame, as in `segment`.
+        """
+        video = self._video
+        mask = None if mask is None else as_ids(mask, video.t)
+        (features_Dhw,) = video.features(video.batch([frame], video.t))
+        (ids,) = landed([video.step(features_Dhw, mask)])
+        return ids
+
+    def reset(self) -> None:
+        """Forget the video of `step`: its next frame is the first of another one."""
+        self._video = Video(self.features, self.propagation, self.backend, self.device)
+
+    @torch.no_grad()
+    def features(self, frames: torch.Tensor) -> torch.Tensor:
+        """frames [B,3,H,W], RGB in [0,1], on the tracker's device -> features [B,D,h,w], float32."""
+        # Convolutions are fastest with channels last, and propagation reads features so.
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        with devices.autocast(self.device, self.precision):
+            return self._extract(frames, self.layer).float()
+
+
+def _one_of(key, value, allowed):
+    """The value, which must be one of those allowed."""
+    if value not in allowed:
+        raise UserError(f"{key} = {value!r}: must be one of {', '.join(allowed)}{suggestion(value, allowed)}")
+    return value
+
+
+def _propagation(protocol, cell_px, max_side):
+    """The Propagation of a protocol for cells of cell_px pixels."""
+    found = protocol if isinstance(protocol, Propagation) else protocols.named(protocol)
+    found = found if found.multiple else replace(found, multiple=cell_px)
+    return found if max_side is None else replace(found, max_side=max_side)
+
+
+def _device(device):
+    """The device by its name, or as it is."""
+    with suppress(RuntimeError):  # torch knows no such name
+        found = devices.pick(device)
+        if found.type in BATCH:
+            devices.pick(found.type)  # "cuda:1" needs a GPU as "cuda" does
+            return found
+    raise UserError(f"device = '{device}': must be auto, cpu or cuda")
+
+
+def _compiled(extractor):
+    """The extractor by torch.compile; it compiles as sizes of frames come."""
+    fast = torch.compile(extractor)
+
+    def call(*inputs):
+        try:
+            return fast(*inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"--compile: does not work here ({reason}); leave it out") from error
+
+    return call

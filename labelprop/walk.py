@@ -1,0 +1,201 @@
+"""The walk over a frame that two engines share: it cuts tiles, orders frames into slots and places the results.
+
+The queries are cut into tiles.  The halo of a tile holds all cells that a window of its queries reaches.  A scorer
+compares a tile with its halo in all frames at once and selects the best candidates; windowed.Float32 and int8.Int8
+are scorers, and `match` says what a scorer must have.
+
+Legend: P positions of a halo, Q queries of a tile, D feature dimensions, k = top_k, M channels.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+#: similarities of one tile in memory, at most (numbers, not bytes)
+TILE_SCORES = {"cpu": 2**24, "cuda": 2**28}
+#: channels whose labels are laid side by side at a time
+CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Group:
+    """Objects with the same reference frame, which vote together with the last `frames` frames of the context.
+
+    reference: as the engine prepares frames.  copies: the oldest of its context frames counts this often.
+    """
+
+    reference: object
+    frames: int
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries, and their halo.  Each field is (first, one past the last) row or column."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    halo_rows: tuple[int, int]
+    halo_columns: tuple[int, int]
+
+    @property
+    def area(self):
+        """The queries as an index into [h,w,...]."""
+        return slice(*self.rows), slice(*self.columns)
+
+    @property
+    def halo(self):
+        """The halo as an index into [h,w,...]."""
+        return slice(*self.halo_rows), slice(*self.halo_columns)
+
+
+@torch.no_grad()
+def match(Scorer, query, context, groups, cfg):
+    """The top_k candidates of every query cell and their weights, for every group.
+
+    query; context: frames as the engine prepares them, oldest first, shared by all groups; groups: the one with most
+    frames first.  Returns for each group (weights [hw,k], rows sum to 1; cells [hw,k], flat indices into the list of
+    its reference, then its context frames).  Missing candidates weigh 0.
+
+    Each thread makes one Scorer(query, slots, cfg).  For every tile the walk calls
+
+        begin(tile)           the queries change
+        near(frames, slot)    score the halo in these frames; the scores go to slot, slot + 1, ...
+        best(frames, slot)    select for one group: frames are its reference and its context frames, `slot` is the
+                              first of its scores.  Returns similarities and cells, each [<=k,Q], sorted.
+
+    Where the window applies to references, a group's reference takes the slot before its oldest context frame: only
+    groups with more frames used that slot, and they come first.  Elsewhere `best` scores the whole reference.
+    Scorer.side(device, cfg) is the wanted side of a tile.  Scorer.BY_COLUMN: one thread takes all tiles of a column.
+    """
+    assert all(a.frames >= b.frames for a, b in zip(groups, groups[1:])) and groups[0].frames <= len(context)
+    (h, w, _), device = query.shape, query.device
+    context = context[len(context) - groups[0].frames :]
+    slots = 1 + len(context)
+    empty = lambda dtype: torch.zeros(h, w, cfg.top_k, dtype=dtype, device=device)
+    found = [(empty(query.dtype), empty(torch.long)) for _ in groups]
+
+    def work(queue):
+        scorer = Scorer(query, slots, cfg)
+        for tile in (tile for run in queue for tile in run):
+            scorer.begin(tile)
+            scorer.near(context, 1)
+            for group, place in zip(groups, found):
+                own, slot = context[len(context) - group.frames :], slots - group.frames
+                if cfg.window_reference:
+                    slot -= 1
+                    scorer.near([group.reference], slot)
+                _put(place, tile, scorer.best([group.reference, *own], slot), group.copies, cfg)
+
+    side = tile_side(Scorer.side(device.type, cfg), h, w, slots, device.type, cfg)
+    columns = [[tile_at(r, c, h, w, cfg) for r in cuts(h, side)] for c in cuts(w, side)]
+    on_all_cores(work, columns if Scorer.BY_COLUMN else [[tile] for run in columns for tile in run], device)
+    return [(weights.flatten(0, 1), cells.flatten(0, 1)) for weights, cells in found]
+
+
+def _put(place, tile, best, copies, cfg):
+    """Writes the candidates of a tile, and their weights, into (weights, cells), each [h,w,k]."""
+    weights, cells = place
+    similarities, cell = best
+    h, w, _ = cells.shape
+    weight = weights_of(similarities, cell // (h * w) == 1, copies, cfg)
+    for out, values in ((weights, weight), (cells, cell)):
+        area = out[tile.area]
+        area[..., : len(values)] = values.T.reshape(*area.shape[:2], -1)
+
+
+def vote(weights, cells, labels):
+    """Weighted mean of the labels at the chosen cells.  labels: a list of [hw,M].  Returns [hw,M].
+
+    Channels are taken a few at a time, so that many objects cost no more memory than their masks.
+    """
+    out = labels[0].new_empty(weights.shape[0], labels[0].shape[1])
+    for first in range(0, out.shape[1], CHANNELS):
+        table = torch.cat([frame[:, first : first + CHANNELS] for frame in labels])
+        out[:, first : first + CHANNELS] = F.embedding_bag(
+            cells, table, per_sample_weights=weights.to(table.dtype), mode="sum"
+        )
+    return out
+
+
+def weights_of(values_kQ, is_oldest_kQ, copies, cfg):
+    """Softmax over the kept similarities, sorted downwards; copies of the oldest frame fill places of the top_k."""
+    weights = ((values_kQ - values_kQ[:1]) / cfg.temperature).exp()
+    if copies > 1:
+        count = torch.where(is_oldest_kQ, copies, 1)
+        before = count.cumsum(0) - count
+        weights = weights * torch.minimum((cfg.top_k - before).clamp(min=0), count)
+    return weights / weights.sum(0)
+
+
+def reach(cfg):
+    """Cells between a query and the farthest key of its window, along one axis."""
+    return cfg.radius - 1 if cfg.window == "disc" else cfg.radius
+
+
+def tile_at(rows, columns, h, w, cfg):
+    """The tile of some rows and columns (first, one past the last); its halo is cut at the border of the grid."""
+    far = reach(cfg)
+    around = lambda cut, length: (max(0, cut[0] - far), min(length, cut[1] + far))
+    return Tile(rows, columns, around(rows, h), around(columns, w))
+
+
+def outside_window(tile, cfg, device=None):
+    """Which positions of a tile's halo lie outside the window of which query: bool [P,Q]."""
+    (dy, dx) = (
+        torch.arange(*halo, device=device)[:, None] - torch.arange(*queries, device=device)
+        for halo, queries in ((tile.halo_rows, tile.rows), (tile.halo_columns, tile.columns))
+    )
+    dy, dx = dy[:, None, :, None], dx[None, :, None, :]
+    if cfg.window == "square":
+        outside = (dy.abs() > cfg.radius) | (dx.abs() > cfg.radius)
+    elif cfg.window == "disc":
+        outside = dy**2 + dx**2 >= cfg.radius**2
+    else:
+        outside = dy**2 + dx**2 > cfg.radius**2
+    return outside.flatten(2).flatten(0, 1)
+
+
+def tile_side(side, h, w, frames, device, cfg):
+    """The side of a tile in cells, as wanted or smaller where its scores would take more memory than TILE_SCORES."""
+    budget = TILE_SCORES.get(device, TILE_SCORES["cuda"])
+    halo = lambda side: min(h, side + 2 * reach(cfg)) * min(w, side + 2 * reach(cfg))
+    while side > 1 and max(frames * halo(side), 0 if cfg.window_reference else h * w) * side**2 > budget:
+        side -= 1
+    return side
+
+
+def cuts(length, side):
+    """Cuts a length into parts of nearly the same size, `side` at most: (first, one past the last) of each."""
+    parts = -(-length // side)
+    edges = [length * i // parts for i in range(parts + 1)]
+    return list(zip(edges, edges[1:]))
+
+
+def on_all_cores(work, items, device):
+    """Calls work(queue) in one Python thread a core; all threads take from one queue of items.
+
+    Torch's own threads inside one small product give half the speed of one product per core side by side.
+    """
+    queue = iter(items)  # next() on a list's iterator is atomic
+    cores = torch.get_num_threads()
+    threads = min(cores, len(items))
+    if device.type != "cpu" or threads == 1:
+        work(queue)
+        return
+
+    inference = torch.is_inference_mode_enabled()  # modes belong to a thread
+
+    def alone():
+        with torch.inference_mode(inference), torch.no_grad():
+            work(queue)
+
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for job in [pool.submit(alone) for _ in range(threads)]:
+                job.result()
+    finally:
+        # What a worker set for itself is also what threads started later would begin with.
+        torch.set_num_threads(cores)

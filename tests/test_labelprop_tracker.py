@@ -1,0 +1,149 @@
+"""A tracker: whole videos and frame by frame, what it asks of an extractor, and its arguments."""
+
+import threading
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from core import protocols
+from core.errors import UserError
+from labelprop import Tracker, segment_video
+from tests.test_labelprop_pipeline import counting_frames, settled
+from tests.test_labelprop_video import DUL, INO, colours, moving
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # on such small grids two threads wait for one another
+
+
+class Colours(nn.Module):
+    """An extractor of mean colours; `fine` sees them brighter."""
+
+    layers = ("plain", "fine")
+    protocol = "INO"
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 3, 3, 3))
+        self.calls = []
+
+    def cell_px(self, layer):
+        return {"plain": 8, "fine": 4}[layer]
+
+    def forward(self, frames, layer):
+        self.calls.append((layer, len(frames), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return colours(frames * self.weight.mean() * (1.2 if layer == "fine" else 1))
+
+
+def stepped(tracker, frames, masks):
+    return np.stack([tracker.step(frame, masks.get(t)) for t, frame in enumerate(frames)])
+
+
+@pytest.mark.parametrize("cfg", [replace(DUL, radius=3), INO])
+def test_frame_by_frame_gives_the_masks_of_the_whole_video(cfg):
+    frames, truth = zip(*moving(8, 64, 48, enters=4))
+    tracker, masks = Tracker(Colours(), protocol=cfg, device="cpu", batch=3), {1: truth[1], 4: truth[4]}
+    whole = np.stack(list(tracker.segment(iter(frames), masks)))
+    np.testing.assert_array_equal(whole, np.stack(list(segment_video(frames, masks, colours, cfg))))
+    assert whole.dtype == np.uint8 and [set(np.unique(ids)) for ids in whole[[0, 3, 7]]] == [{0}, {0, 1}, {0, 1, 2}]
+    for _ in range(2):
+        np.testing.assert_array_equal(stepped(tracker, frames, masks), whole)
+        assert tracker.step(frames[0], truth[0]).dtype == np.uint8  # goes on with the same video
+        tracker.reset()
+    np.testing.assert_array_equal(stepped(tracker, frames, masks | {6: truth[4] % 2}), whole)  # nothing new in it
+
+
+def test_a_video_in_between_does_not_disturb_the_live_one():
+    frames, truth = zip(*moving(4, 64, 48))
+    tracker = Tracker(Colours(), protocol=DUL, device="cpu")
+    alone = stepped(tracker, frames, {0: truth[0]})
+    tracker.reset()
+    for t, frame in enumerate(frames):
+        np.testing.assert_array_equal(tracker.step(frame, truth[0] if t == 0 else None), alone[t])
+        list(tracker.segment(frames[::-1][:2], {0: truth[3]}))
+
+
+def test_a_segmented_video_that_is_closed_leaves_no_thread():
+    frames, truth = zip(*moving(30, 64, 48))
+    before, read = set(threading.enumerate()), []
+    tracker = Tracker(Colours(), protocol=DUL, device="cpu", batch=2)
+    with closing(tracker.segment(counting_frames(frames, read), {0: truth[0]})) as results:
+        next(results)
+    assert settled(read) <= 2 * 4 and set(threading.enumerate()) <= before
+
+
+def test_defaults_are_the_extractors():
+    extractor = Colours().train()
+    tracker = Tracker(extractor)
+    assert (tracker.layer, tracker.propagation) == ("plain", replace(protocols.named("INO"), multiple=8))
+    assert tracker.device.type in ("cpu", "cuda") and tracker.precision in ("fp32", "fp16")
+    assert not extractor.training and extractor.weight.is_contiguous(memory_format=torch.channels_last)
+    assert Tracker(extractor, "fine", "DINO", "cpu", max_side=64).propagation == replace(
+        protocols.named("DINO"), multiple=4, max_side=64
+    )
+    assert Tracker(extractor, protocol=DUL, device=torch.device("cpu")).propagation == DUL
+
+
+@pytest.mark.parametrize("precision, autocast", [("auto", False), ("fp32", False), ("bf16", True)])
+def test_the_network_runs_in_the_precision_asked_for(precision, autocast):
+    extractor = Colours()
+    tracker = Tracker(extractor, "fine", device="cpu", precision=precision)
+    assert tracker.features(torch.rand(2, 3, 16, 16)).dtype == torch.float32
+    assert extractor.calls == [("fine", 2, autocast, False)]
+    assert tracker.precision == ("bf16" if autocast else "fp32")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"layer": "fines"}, "layer = 'fines': .*plain, fine.*did you mean 'fine'"),
+        ({"protocol": "DLU"}, "protocol = 'DLU'.*'DUL'"),
+        ({"precision": "fp8"}, "precision = 'fp8'.*bf16"),
+        ({"device": "gpu"}, "device = 'gpu'.*cuda"),
+        ({"device": "meta"}, "device = 'meta'.*cuda"),
+        ({"batch": 0}, "batch = 0"),
+        ({"max_side": 3}, "max_side = 3"),
+        ({"backend": "fast"}, "backend = 'fast'.*windowed"),
+    ],
+)
+def test_arguments_that_are_not_allowed(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Tracker(Colours(), **{"device": "cpu", **arguments})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
+def test_a_gpu_that_is_not_there(device):
+    with pytest.raises(UserError, match="no CUDA device"):
+        Tracker(Colours(), device=device)
+
+
+def test_frames_and_masks_that_do_not_fit_a_live_video():
+    (first, ids), (second, _) = moving(2, 64, 48)
+    tracker = Tracker(Colours(), protocol=DUL, device="cpu")
+    with pytest.raises(UserError, match="frame 0 is 40x64, its frame 48x64"):
+        tracker.step(first, ids[:, :40])
+    assert (tracker.step(first, ids) == ids).all()  # the video goes on as if nothing had happened
+    with pytest.raises(UserError, match="frame 1 is 40x64, the frames before it 48x64"):
+        tracker.step(second[:, :40])
+    with pytest.raises(UserError, match="given at frame 1 is float64"):
+        tracker.step(second, ids / 2)
+    assert set(np.unique(tracker.step(second))) == {0, 1, 2}
+
+
+def test_a_compiled_extractor_that_does_not_compile_is_told(monkeypatch):
+    def compile(module):
+        def fails(*_):
+            raise torch._dynamo.exc.TorchDynamoException("no compiler\nmore")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compile)
+    tracker = Tracker(Colours(), device="cpu", compiled=True)
+    with pytest.raises(UserError, match=r"--compile: .*\(no compiler\)"):
+        tracker.features(torch.rand(1, 3, 16, 16))
