@@ -16,16 +16,13 @@ import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-
-from core import config as configuration
-from core import devices, distributed
+import models
+from core import devices, distributed, protocols, strict
 from core.atomic import replacing
 from core.errors import UserError, reported
 from core.evaluation import davis, report
 from datasets import vos_sequences
-from labelprop import runner
-from models import snapshots
+from labelprop import Tracker, runner
 
 
 def positive(text):
@@ -37,16 +34,17 @@ def positive(text):
 def parse():
     parser = argparse.ArgumentParser(description="Propagate given masks through videos.")
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="PATH|timm:NAME|untrained",
-        help="ours, a snapshot the authors published, or a network of timm (timm:NAME@FILE: its weights in a file)")
-    add("--config", metavar="FILE", help="instead of the configuration in the checkpoint; needed for untrained")
+    add("--checkpoint", default=models.DEFAULT, metavar="PATH|timm:NAME|untrained",
+        help="ours, a snapshot the authors published, or a network of timm (timm:NAME@FILE: its weights in a file); "
+        "default: the weights that come with this project")
+    add("--config", metavar="FILE", help="with untrained: the network to draw (default: DUL's ResNet-18)")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
     which.add_argument("--list", metavar="FILE", help="`flag image [mask]` a line; flag 0: not written")
     add("--data", required=True, metavar="ROOT", help="folder of the data set, or what the list's paths start from")
     add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
-    add("--protocol", choices=configuration.protocols(), help="how masks are propagated (default: the network's own)")
+    add("--protocol", choices=protocols.names(), help="how masks are propagated (default: the network's own)")
     add("--sequences", metavar="A,B", help="these only")
     add("--overwrite", action="store_true", help="do finished sequences again")
     add("--no-vis", action="store_true", help="no overlays")
@@ -101,17 +99,17 @@ def claim(out, key, origin, overwrite, some):
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def origin_of(method, config, propagation, precision, args):
+def origin_of(tracker, protocol, args):
     """All that decides what the masks are, as plain values."""
     weights = hashlib.sha256()
-    for name, value in sorted(method.state_dict().items()):
+    for name, value in sorted(tracker.extractor.state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return {
         "weights": weights.hexdigest(),
-        "method": configuration.to_dict(config)["method"],
-        "protocol": config.protocol,
-        "propagation": dataclasses.asdict(propagation),
-        "precision": precision,
+        "network": type(tracker.extractor).__name__,
+        "protocol": protocol,
+        "propagation": dataclasses.asdict(tracker.propagation),
+        "precision": tracker.precision,
         "dataset": args.dataset or str(Path(args.list).resolve()),
         "data": str(Path(args.data).resolve()),
     }
@@ -158,55 +156,73 @@ def score(sequences, masks, out):
     print(f"tables: {out}")
 
 
-def prepare(args, first):
-    """What the arguments name: sequences and all that runner.run asks for, as keywords.
+def tracker_of(args, device):
+    """The tracker that the arguments name, and the name of its protocol."""
+    own = [text for text in args.overrides if not text.startswith("propagation.")]
+    changed = [text for text in args.overrides if text.startswith("propagation.")]
+    extractor = models.load(args.checkpoint, args.config, own)
+    protocol = args.protocol or protocols.on(args.dataset, extractor.protocol)
+    values = {"propagation": {} if args.protocol else extractor.changes}
+    propagation = protocols.named(protocol, strict.override(values, changed, ["propagation"])["propagation"])
+    tracker = Tracker(
+        extractor, args.key, propagation, device,
+        precision=args.precision, batch=args.batch, compiled=args.compile, max_side=args.max_side,
+    )  # fmt: skip
+    return tracker, protocol
+
+
+def prepare(args, device, first):
+    """The sequences and the tracker that the arguments name.
 
     first: whether this process is the one that clears masks of another origin, and says what is going to happen.
     """
     sequences = sequences_of(args)
     if first:
         warn(sequences)
-    device = distributed.own(devices.pick(args.device))
-    precision = devices.inference_precision(device, args.precision)
-    overrides = [f"protocol={args.protocol}"] * bool(args.protocol) + args.overrides
-    method, config = snapshots.restore(args.checkpoint, args.config, overrides)
-    key, out = args.key or method.keys[0], Path(args.out)
-    features = method.to(device, memory_format=torch.channels_last).extractor(key, precision, args.compile)
-    propagation = config.propagation_on(args.dataset, method.cell_px(key))
-    if args.max_side is not None:
-        propagation = dataclasses.replace(propagation, max_side=args.max_side)
+    tracker, protocol = tracker_of(args, device)
     if first:
-        claim(out, key, origin_of(method, config, propagation, precision, args), args.overwrite, args.sequences)
+        claim(Path(args.out), tracker.layer, origin_of(tracker, protocol, args), args.overwrite, args.sequences)
         frames = sum(sequence.length for sequence in sequences)
-        what = f"{config.method.name} {key} of {args.checkpoint} on {device} in {precision}"
+        what = f"{tracker.layer} of {args.checkpoint} by protocol {protocol} on {device} in {tracker.precision}"
         print(f"{what}: {len(sequences)} sequences, {frames} frames", flush=True)
-    return {
-        "sequences": sequences, "features": features, "cfg": propagation, "out": out, "key": key,
-        "overwrite": args.overwrite, "visuals": not args.no_vis, "device": device, "batch": args.batch,
-    }  # fmt: skip
+    return sequences, tracker
+
+
+def follow(args, out):
+    """Masks of every sequence.  -> (sequences, folder of masks, layer)."""
+    device = distributed.start(devices.pick(args.device))
+    rank = distributed.rank()
+    if rank > 0:  # the first process goes ahead, so that a mistake is told once
+        distributed.barrier()
+    sequences, tracker = prepare(args, device, first=rank == 0)
+    if rank == 0:
+        distributed.barrier()
+    masks = out / f"{tracker.layer}_vos"
+    try:
+        runner.run(
+            sequences, tracker, out, overwrite=args.overwrite, visuals=not args.no_vis,
+            rank=rank, world=distributed.world_size(),
+        )  # fmt: skip
+        distributed.barrier()
+    except BaseException:
+        if rank == 0 and masks.is_dir():
+            print(f"finished sequences stay in {masks}; the same command goes on with the others", file=sys.stderr)
+        raise
+    return sequences, masks, tracker.layer
 
 
 @reported
 def main():
     args = parse()
+    out = Path(args.out)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with nothing_empty(Path(args.out)), distributed.team() as team:
-        if team.rank > 0:  # the first process goes ahead, so that a mistake is told once
-            team.meet("prepared")
-        work = prepare(args, first=team.rank == 0)
-        if team.rank == 0:
-            team.meet("prepared")
-        masks = work["out"] / f"{work['key']}_vos"
-        try:
-            runner.run(**work, team=team)
-            team.meet("finished")
-        except BaseException:
-            if team.rank == 0 and masks.is_dir():
-                print(f"finished sequences stay in {masks}; the same command goes on with the others", file=sys.stderr)
-            raise
-    if team.rank == 0:
+    with nothing_empty(out):
+        sequences, masks, layer = follow(args, out)
+    first = distributed.rank() == 0
+    distributed.stop()
+    if first:
         print(f"masks: {masks}")
-        score(work["sequences"], masks, work["out"] / f"{work['key']}_scores")
+        score(sequences, masks, out / f"{layer}_scores")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""One process or several (torchrun): start, rank, gathering with gradients, and sharing out work."""
+"""One process or several (torchrun): start, rank, gathering with gradients."""
 
 import os
-import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather
-from torch.distributed.rendezvous import rendezvous
 
 from core.errors import UserError
 
@@ -98,51 +95,7 @@ def any_rank(flag, device):
     return bool(total.item() > 0)
 
 
-@dataclass(frozen=True)
-class Team:
-    """Processes that share out work by a counter on torch's key-value store; no process group, no collectives.
-
-    rank: this process; world: how many there are, local: how many on this machine.  The default: one, alone.
-    """
-
-    rank: int = 0
-    world: int = 1
-    local: int = 1
-    store: dist.Store | None = None
-
-    def share(self, count):
-        """Each of the numbers 0..count-1 for one process of the team, in order, as they ask for more; once a team."""
-        if self.world == 1:
-            yield from range(count)
-            return
-        while (number := self.store.add("shared", 1) - 1) < count:
-            self._go_on()
-            yield number
-
-    def meet(self, where):
-        """Wait until every process has come here; where: a word, another one for each meeting."""
-        if self.world == 1:
-            return
-        self.store.add(where, 1)
-        while self.store.add(where, 0) < self.world:
-            self._go_on()
-            time.sleep(0.05)
-
-    def _go_on(self):
-        if self.store.check(["failed"]):
-            raise UserError(f"stopped, since process {self.store.get('failed').decode()} failed")
-
-
-@contextmanager
-def team():
-    """with team() as team: the Team that torchrun started.  What fails in one process stops all of them."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield Team()
-        return
-    store, rank, world = next(rendezvous("env://"))
-    try:
-        yield Team(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), store)
-    except BaseException:
-        if not store.check(["failed"]):  # else it stopped because another did
-            store.set("failed", str(rank))
-        raise
+def barrier():
+    """Wait until every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()

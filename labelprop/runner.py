@@ -18,19 +18,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from core.atomic import replacing
-from core.distributed import Team
 from core.errors import UserError
 from core.palette import overlay, read_ids, write_indexed, write_picture
 from labelprop import pipeline
-from labelprop.video import segment_video
 
-BATCH = {"cpu": 1, "cuda": 4}  # frames through the network at a time; a CPU gains nothing by more
 # What bounds the memory, with the video's size:
-BATCHES_AHEAD = 2  # that are ready for the network
 FRAMES_AHEAD = 4  # that are decoded and wait to become batches
 WAITING = 8  # that wait to be written
 
@@ -51,43 +46,38 @@ class Sequence(Protocol):
 
 
 def run(
-    sequences, features, cfg, out, key, *,
-    overwrite=False, visuals=True, device="cpu", batch=None, quiet=False, team=None,
+    sequences: list[Sequence], tracker, out: str | Path, *,
+    overwrite: bool = False, visuals: bool = True, quiet: bool = False, rank: int = 0, world: int = 1,
 ) -> Path:  # fmt: skip
-    """Segment every sequence -> the folder of masks, <out>/<key>_vos.
+    """Segment every sequence -> the folder of masks, <out>/<layer>_vos.
 
-    features: frames [B,3,H,W], RGB in [0,1], on `device` -> [B,D,h,w], B = batch at most (None = BATCH).
-    cfg: core.schema.Propagation.  Writes <key>_vos/<sequence>/<frame>.png and, with visuals,
-    <key>_vis/<sequence>/<frame>.jpg.  A sequence that is finished is left out, unless overwrite or the masks or frames
-    given have changed since.  quiet: say nothing.
-    team: core.distributed.Team that does the same and shares the sequences, or None = this process does them all;
-    each returns when there is none left to begin.
+    tracker: labelprop.Tracker.  Writes <layer>_vos/<sequence>/<frame>.png and, with visuals,
+    <layer>_vis/<sequence>/<frame>.jpg.  A sequence that is finished is left out, unless overwrite or the masks or
+    frames given have changed since.  quiet: say nothing.  rank, world: this process and how many share the sequences.
     While the device computes, threads decode the frames to come and write the masks before.
     """
-    device, team, out = torch.device(device), team or Team(), Path(out)
-    masks, pictures = out / f"{key}_vos", out / f"{key}_vis"
-    if team.world > 1:  # begun last, a long one would keep all waiting
-        sequences = sorted(sequences, key=lambda sequence: -sequence.length)
-    with Progress(sequences, quiet, team) as progress, ThreadPoolExecutor(writers(device, team)) as pool:
-        for number in team.share(len(sequences)):
-            sequence = sequences[number]
+    out, layer = Path(out), tracker.layer
+    masks, pictures = out / f"{layer}_vos", out / f"{layer}_vis"
+    # One after the other is dealt out: begun last, a long one would keep all processes waiting.
+    dealt = sorted(sequences, key=lambda sequence: -sequence.length)[rank::world] if world > 1 else sequences
+    with Progress(dealt, quiet, world > 1) as progress, ThreadPoolExecutor(writers(tracker.device)) as pool:
+        for sequence in dealt:
             given, place, shown = sequence.given(), masks / sequence.name, pictures / sequence.name
-            record, now = out / f"{key}_given" / f"{sequence.name}.json", recorded(sequence, given)
+            record, now = out / f"{layer}_given" / f"{sequence.name}.json", recorded(sequence, given)
             new = overwrite or not place.is_dir()
             why = "" if new else outdated(now, record, place, shown if visuals else None)
             if not (new or why):
-                progress.skip(number, sequence, given)
+                progress.skip(sequence, given)
                 continue
             progress.begin(sequence)
             if not visuals:  # those of an earlier run would not belong to these masks
                 remove(shown)
             with whole_folder(place) as vos, whole_folder(shown) if visuals else nullcontext() as vis:
-                size = batch or BATCH[device.type]
-                segment(sequence, features, cfg, device, size, vos, vis, pool, progress.frame, given)
+                segment(sequence, tracker, given, vos, vis, pool, progress.frame)
                 forget(record)  # before the folders are replaced: a kill in between leaves none
             with replacing(record) as part:
                 part.write_text(json.dumps(now))
-            progress.end(number, sequence, given, why)
+            progress.end(sequence, given, why)
     return masks
 
 
@@ -141,17 +131,17 @@ def followed(given: dict) -> str:
     return f"{count} object{'s' if count > 1 else ''}: {', '.join(told)}"
 
 
-def writers(device, team):
+def writers(device):
     """How many threads encode masks and overlays: few beside a CPU that computes, more beside a GPU."""
-    return 2 if device.type == "cpu" else max(2, min(8, (os.cpu_count() or 1) // team.local - 2))
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes of this machine
+    return 2 if device.type == "cpu" else max(2, min(8, cores - 2))
 
 
-def segment(sequence, features, cfg, device, batch, vos, vis, pool, tick, given=None):
+def segment(sequence, tracker, given, vos, vis, pool, tick):
     """Write the masks of one sequence into folder vos, overlays into vis (None: none); tick() after each frame.
 
-    given: sequence.given(), where it has been called before.
+    given: sequence.given().
     """
-    given = given or sequence.given()
     shown = deque()  # frames that were read and have no mask yet
 
     def read():
@@ -169,9 +159,7 @@ def segment(sequence, features, cfg, device, batch, vos, vis, pool, tick, given=
     try:
         with (
             closing(pipeline.ahead(read(), FRAMES_AHEAD)) as frames,
-            closing(
-                segment_video(frames, given, features, cfg, "auto", device, batch, BATCHES_AHEAD)
-            ) as masks,
+            closing(tracker.segment(frames, given)) as masks,
             closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masks), WAITING)) as written,
         ):
             deque(written, maxlen=0)
@@ -221,10 +209,10 @@ def remove(*folders):
 class Progress:
     """A line a sequence and, on a terminal and for one process alone, a bar with frames/s."""
 
-    def __init__(self, sequences, quiet, team):
-        self.total, self.quiet = len(sequences), quiet
+    def __init__(self, sequences, quiet, several):
+        self.done, self.total, self.quiet = 0, len(sequences), quiet
         frames = sum(sequence.length for sequence in sequences)
-        hidden = quiet or team.world > 1 or not sys.stderr.isatty()
+        hidden = quiet or several or not sys.stderr.isatty()
         self.bar = tqdm(total=frames, unit="frame", disable=hidden, leave=False, dynamic_ncols=True)
 
     def __enter__(self):
@@ -233,10 +221,10 @@ class Progress:
     def __exit__(self, *_):
         self.bar.close()
 
-    def skip(self, number, sequence, given):
+    def skip(self, sequence, given):
         self.bar.total -= sequence.length
         self.bar.refresh()
-        self.say(number, f"{sequence.name}: finished before; {followed(given)}")
+        self.say(f"{sequence.name}: finished before; {followed(given)}")
 
     def begin(self, sequence):
         self.bar.set_description(sequence.name)
@@ -245,12 +233,13 @@ class Progress:
     def frame(self):
         self.bar.update()
 
-    def end(self, number, sequence, given, why):
+    def end(self, sequence, given, why):
         rate = sequence.length / (time.perf_counter() - self.started)
         again = f"; {why}: done again" if why else ""
-        self.say(number, f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s; {followed(given)}{again}")
+        self.say(f"{sequence.name}: {sequence.length} frames, {rate:.2f} frames/s; {followed(given)}{again}")
 
-    def say(self, number, text):
+    def say(self, text):
+        self.done += 1
         if not self.quiet:
-            self.bar.write(f"[{number + 1}/{self.total}] {text}", file=sys.stdout)
+            self.bar.write(f"[{self.done}/{self.total}] {text}", file=sys.stdout)
             sys.stdout.flush()

@@ -23,7 +23,7 @@ class Tracker:
 
     extractor: an nn.Module with
         layers                  tuple of names, the default first
-        protocol                name of the protocol that it was published with
+        protocol, changes       name of the protocol that it was published with, {key: value} that differs from it
         cell_px(layer)          pixels per side of a cell
         forward(frames, layer)  float32 RGB in [0,1] [B,3,H,W] -> [B,D,h,w], unit norm over D
     It is moved to the device, channels last, and set to evaluation mode.
@@ -46,7 +46,7 @@ class Tracker:
         _one_of("precision", precision, ("auto", *devices.DTYPES))
         if batch is not None and batch < 1:
             raise UserError(f"batch = {batch}: must be 1 or more")
-        self.propagation = _propagation(protocol or extractor.protocol, extractor.cell_px(self.layer), max_side)
+        self.propagation = _propagation(extractor, protocol, extractor.cell_px(self.layer), max_side)
         self.device = _device(device)
         self.precision = devices.inference_precision(self.device, precision)
         self.batch, self.backend = batch or BATCH[self.device.type], backend
@@ -99,9 +99,12 @@ def _one_of(key, value, allowed):
     return value
 
 
-def _propagation(protocol, cell_px, max_side):
+def _propagation(extractor, protocol, cell_px, max_side):
     """The Propagation of a protocol for cells of cell_px pixels."""
-    found = protocol if isinstance(protocol, Propagation) else protocols.named(protocol)
+    if protocol is None:
+        found = protocols.named(extractor.protocol, extractor.changes)
+    else:
+        found = protocol if isinstance(protocol, Propagation) else protocols.named(protocol)
     found = found if found.multiple else replace(found, multiple=cell_px)
     return found if max_side is None else replace(found, max_side=max_side)
 
