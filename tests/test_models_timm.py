@@ -1,6 +1,8 @@
 """Networks of timm under the method's contract; with timm absent, only that this is said."""
 
+import socket
 import sys
+import time
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import train
 from core import checkpoint, components
 from core.errors import UserError
 from models import snapshots
+from models.backbones import timm as timm_backbone
 from models.backbones.vit import Backbone as OwnViT
 from models.methods.timm import Config, Method
 
@@ -99,6 +102,7 @@ def test_random_weights_follow_the_seed(timm):
 
 
 def test_weights_are_those_that_timm_has(timm, monkeypatch):
+    monkeypatch.setattr(timm_backbone, "_unreachable", lambda url: "")
     make, asked = timm.create_model, []
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: (
         asked.append((name, pretrained)), make(name, pretrained=False, **more))[1])
@@ -113,6 +117,22 @@ def test_weights_are_those_that_timm_has(timm, monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match=r"no weights for resnet18 .*the hub cannot be reached; .*timm:resnet18@PATH"):
         snapshots.restore("timm:resnet18")
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_offline_is_known_in_seconds(timm, monkeypatch, tmp_path, accepts):
+    """A port that refuses, and one that accepts and never answers."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(timm_backbone, "ANSWER", 0.5)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        if not accepts:
+            server.close()
+        started = time.monotonic()
+        with pytest.raises(UserError, match="resnet18 at hand: http://127.0.0.1:.* cannot be reached .*@PATH"):
+            snapshots.restore("timm:resnet18")
+    assert time.monotonic() - started < 5 and not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(
