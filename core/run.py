@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What may differ when a run goes on: where things lie and what is told, not what is computed.
 _FREE_SECTIONS = {"log", "validation", "propagation", "propagation_ytvos"}
-_FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps"}
+_FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps", "protocol"}
 
 
 class NotFinite(UserError):
@@ -25,16 +25,20 @@ class NotFinite(UserError):
 
 
 class Run:
-    """Everything that changes during training; saved and restored as one."""
+    """Everything that changes during training; saved and restored as one.
 
-    def __init__(self, method, config, folder, device):
-        self.config, self.folder, self.device = config, Path(folder), device
+    init: the file that the method's weights are from, or None.  measured: the step of the last validation;
+    score and best: the J&F of that one, and the highest, or None.
+    """
+
+    def __init__(self, method, config, folder, device, init=None):
+        self.config, self.folder, self.device, self.init = config, Path(folder), device, init
         self.method = method.to(device, memory_format=torch.channels_last)
         if device.type == "cuda" and distributed.world_size() > 1:
             self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         self.optimiser = optim.build(self.method, config.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.optim.precision == "fp16")
-        self.step, self.best, self.bad_clips = 0, None, 0
+        self.step, self.best, self.bad_clips, self.measured, self.score = 0, None, 0, 0, None
         self.revision = checkpoint.git_revision(ROOT)
         # The weights are the same on all ranks; from here on every rank draws its own numbers.
         torch.manual_seed(config.seed + distributed.rank())
@@ -55,6 +59,9 @@ class Run:
                 "step": self.step,
                 "best": self.best,
                 "bad_clips": self.bad_clips,
+                "measured": self.measured,
+                "score": self.score,
+                "init": self.init,
                 "rng": checkpoint.rng_state(),
                 "config": configuration.to_dict(self.config),
                 "revision": self.revision,
@@ -78,12 +85,19 @@ class Run:
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
         _same_run(content["config"], configuration.to_dict(self.config), path)
+        if self.init and self.init != content.get("init"):
+            raise UserError(
+                f"{path}: belongs to a run that did not start from {self.init}; leave --init out to go on with it, "
+                "or name another --run-dir (launch/train.sh: RUN_ID=NAME) for a new run"
+            )
+        self.init = content.get("init")
         checkpoint.load_strictly(self.method, content["method"], path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.bad_clips = content["step"], content["best"], content["bad_clips"]
+        self.measured, self.score = content.get("measured", self.step), content.get("score")
         if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
-            self.best = None
+            self.best = self.score = None
         if distributed.rank() == 0:
             checkpoint.restore_rng(content["rng"])
         else:  # only rank 0's generators are kept; the others need numbers of their own, not its
@@ -104,8 +118,10 @@ def _same_run(saved, wanted, path):
     ]
     if changed:
         raise UserError(
-            f"{path}: belongs to a run with another configuration ({'; '.join(changed)}); "
-            "use the same configuration or another --run-dir"
+            f"{path}: belongs to a run with another configuration ({'; '.join(changed)}).  A run that goes on may "
+            f"change {', '.join([*sorted(_FREE_KEYS), *(f'{name}.*' for name in sorted(_FREE_SECTIONS))])}.  For a new "
+            f"run from its weights add --init {path} and name another --run-dir "
+            f"(launch/train.sh: INIT={path} RUN_ID=NAME before the same command)"
         )
 
 

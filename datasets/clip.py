@@ -5,13 +5,16 @@ the number of processes changes it, and a run can go on at any step.
 """
 
 import logging
+import os
 import signal
+import threading
 import warnings
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from core.errors import UserError
 from datasets.reader import UnreadableFrame
@@ -137,6 +140,10 @@ class ClipDataset(Dataset):
             except UnreadableFrame as error:
                 bad.append((error.path, error.reason))
                 video = self.videos[rng.integers(len(self.videos))]
+            except UserError as error:
+                if get_worker_info() is None:
+                    raise
+                return {"bad": bad, "error": str(error)}  # torch would put the worker's traceback into its message
         return {"bad": bad}
 
 
@@ -196,6 +203,15 @@ class ClipLoader:
         Step s is batch s % steps_per_epoch of epoch s // steps_per_epoch.  Workers prefetch across the ends
         of epochs, and stop when the generator is closed.  Raises UserError when too many clips are bad.
         """
+        with self.serve(first_step, last_step) as batches:
+            yield from batches
+
+    @contextmanager
+    def serve(self, first_step, last_step):
+        """with loader.serve(a, b) as batches: what `batches` yields, whose workers end with the block.
+
+        torch reports a worker's death wherever the main process is at that moment: here it becomes a UserError.
+        """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: as told
             loader = DataLoader(
@@ -207,7 +223,21 @@ class ClipLoader:
                 worker_init_fn=_start_worker,
                 generator=torch.Generator(),  # else the loader would draw from the run's own generator
             )
-        for batch in _alive(loader):
+            batches = iter(loader)
+        try:
+            yield self._checked(batches)
+        except Exception as error:
+            reason = _death(batches, error)
+            if reason is None:
+                raise
+            raise UserError(reason) from error
+        finally:
+            _end(batches)
+
+    def _checked(self, batches):
+        for batch in batches:
+            if "error" in batch:
+                raise UserError(batch["error"])
             self.bad_clips.add(self.batch_size // self.world, batch.pop("bad"))
             if not batch:
                 raise self.bad_clips.error(f"{self.dataset.tries} of them in a row; is this the right folder?")
@@ -231,27 +261,72 @@ class ClipLoader:
         return (order * -(-size // len(order)))[:size]
 
 
-def _alive(loader):
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a worker that reads data died: {error}  Mostly memory ran out: /dev/shm (in a container, start it with"
-            " --shm-size=16g) or the machine's; lower data.workers or data.batch_size, or set data.workers=0"
-        ) from error
+MEMORY = (
+    "Mostly memory ran out: /dev/shm (in a container, start it with --shm-size=16g) or the machine's; "
+    "lower data.workers or data.batch_size, or set data.workers=0"
+)
+
+
+def _death(batches, error):
+    """Why the workers' end explains an error, in words, or None where it does not."""
+    if isinstance(error, UserError):
+        return None
+    if isinstance(error, MemoryError):
+        return f"no memory was left to read data.  {MEMORY}"
+    text = str(error)
+    if text.startswith("Caught "):  # a worker's own exception, with its traceback
+        return None
+    # A dead worker's half-sent batch raises whatever the connection meets.
+    dead = [worker for worker in _workers(batches) if worker.exitcode is not None]
+    if "DataLoader worker" in text or (dead and not batches._shutdown):
+        return f"a worker that reads data died: {text or type(error).__name__}  {MEMORY}"
+    return None
+
+
+def _workers(batches):
+    """The processes of a DataLoader's iterator; torch keeps them to itself."""
+    return getattr(batches, "_workers", [])
+
+
+def _end(batches):
+    """End the workers within seconds, whatever they do: first as torch does, then by force."""
+    workers = _workers(batches)
+    if not workers:
+        return
+    done = threading.Event()
+
+    def force():
+        for end in ("terminate", "kill"):
+            if done.wait(2):
+                return
+            for worker in workers:
+                getattr(worker, end)()
+
+    threading.Thread(target=force, daemon=True).start()
+    batches._shutdown_workers()
+    done.set()
 
 
 def _collate(samples):
     bad = [entry for sample in samples for entry in sample.pop("bad")]
+    errors = [sample["error"] for sample in samples if "error" in sample]
+    if errors:
+        return {"bad": bad, "error": errors[0]}
     complete = all(samples)  # a sample is empty where nothing could be read in its place
     return {**(default_collate(samples) if complete else {}), "bad": bad}
 
 
 def _start_worker(_):
-    # The main process decides what an interrupt means: workers go on until it closes them.
+    """The main process decides what a signal to all processes means: workers go on until it ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _obey():
+    """End this worker at a SIGTERM from the main process; anyone else's counts for nothing."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -2,7 +2,7 @@
 # Trains configs/NAME.yaml in the foreground:  bash launch/train.sh NAME [section.key=value ...]
 #
 # Variables: EXP (folder of runs, default NAME), RUN_ID (default "default"), SEED, DATA (training data),
-# GPUS (processes, default 1), DEVICE (auto, cpu, cuda).
+# GPUS (processes, default 1), DEVICE (auto, cpu, cuda), INIT (a checkpoint whose weights a new run starts from).
 # Everything lies in runs/EXP/RUN_ID: checkpoints, TensorBoard events, and for every start train.log, the
 # command, the git revision and the uncommitted changes.  Called again it goes on where it stopped.
 set -euo pipefail
@@ -18,6 +18,7 @@ run=runs/${EXP:-$name}/${RUN_ID:-default}
 settings=()
 [ -z "${SEED:-}" ] || settings+=(--set "seed=$SEED")
 [ -z "${DATA:-}" ] || settings+=(--set "data.root=$DATA")
+[ -z "${INIT:-}" ] || settings+=(--init "$INIT")
 for setting in "$@"; do settings+=(--set "$setting"); done
 
 command=("$PYTHON")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import cv2
 import numpy as np
@@ -284,23 +285,88 @@ def test_a_truncated_jpeg_is_replaced_and_named(tmp_path, caplog):
     assert f"{broken}: the JPEG breaks off" in caplog.text
 
 
-class Dying:
-    """Views whose worker is killed, as by the system when memory runs out."""
+class Harmed:
+    """Views in whose worker something happens: harm() is called with every clip."""
+
+    def __init__(self, harm):
+        self.harm = harm
 
     def __call__(self, frames, rng):
-        os.kill(os.getpid(), signal.SIGKILL)
+        self.harm()
+        return {"video": torch.zeros(1)}
 
 
-def test_a_worker_that_dies_is_explained():
-    dataset = ClipDataset(Numbers((9,) * 4), Clip(frames=3, gap=2, order="random", step="whole"), Dying(), 0)
-    with pytest.raises(UserError, match="/dev/shm.*data.workers=0"):
-        list(ClipLoader(dataset, 2, 1, 0.05).batches(0, 2))
+def _killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _left():
+    os._exit(0)
+
+
+def _wrong():
+    return {}["no such key"]
+
+
+def _out_of_memory():
+    raise MemoryError
+
+
+def _mistaken():
+    raise UserError("clip.frames = 3: raise it\nor lower it")
+
+
+HARM = {
+    _killed: (UserError, "/dev/shm.*data.workers=0"),
+    _left: (UserError, "died.*exited unexpectedly"),
+    _out_of_memory: (UserError, "memory.*data.workers"),
+    _mistaken: (UserError, "^clip.frames = 3: raise it\nor lower it$"),
+    _wrong: (KeyError, "no such key"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_what_happens_in_a_worker_ends_the_program_soon_and_with_its_cause(harm):
+    clip = Clip(frames=3, gap=2, order="random", step="whole")
+    made = ClipLoader(ClipDataset(Numbers((9,) * 4), clip, Harmed(harm), 0), 2, 2, 0.05)
+    started, (kind, words) = time.monotonic(), HARM[harm]
+    with pytest.raises(kind, match=words) as caught:  # which keeps the loader's frames, as a traceback does
+        list(made.batches(0, 20))
+    assert not multiprocessing.active_children() and time.monotonic() - started < 9
+    assert (kind is UserError) == ("Traceback" not in str(caught.value))
+
+
+def test_a_worker_that_dies_is_explained_wherever_that_is_noticed():
+    """torch raises from a signal handler: in a training step as well as in the loader."""
+    made = loader(workers=1)
+    with pytest.raises(UserError, match="worker that reads data died"), made.serve(0, 20) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(5)
+    with pytest.raises(KeyError), made.serve(0, 20) as batches:
+        next(batches)
+        raise KeyError  # the step's own error stays as it is
+
+
+def _hangs():
+    if torch.utils.data.get_worker_info().id == 0:
+        time.sleep(1000)
+
+
+def test_a_worker_that_hangs_is_ended_in_seconds():
+    clip = Clip(frames=3, gap=2, order="random", step="whole")
+    made = ClipLoader(ClipDataset(Numbers((9,) * 4), clip, Harmed(_hangs), 0), 2, 3, 0.05)
+    with made.serve(0, 20):
+        time.sleep(0.5)  # the workers have begun
+        started = time.monotonic()
+    assert not multiprocessing.active_children() and time.monotonic() - started < 4
 
 
 def test_an_interrupt_of_all_processes_reaches_only_the_main_one():
     """Ctrl-C goes to the whole process group; the workers must let the main process finish its step."""
     program = textwrap.dedent("""
-        import os, signal
+        import os, signal, subprocess
         from tests.test_datasets_clip import loader
 
         signals = []
@@ -312,7 +378,7 @@ def test_an_interrupt_of_all_processes_reaches_only_the_main_one():
                     signals.append("interrupted")
             if step == 12:
                 signal.signal(signal.SIGTERM, lambda *_: signals.append("terminated"))
-                os.killpg(0, signal.SIGTERM)
+                subprocess.run(["kill", "-TERM", "--", f"-{os.getpgrp()}"])  # as from outside
         print(step, signals)
     """)
     done = subprocess.run(

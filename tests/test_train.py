@@ -4,17 +4,23 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from tensorboard.backend.event_processing import event_accumulator
 
+import train
 from core import checkpoint
 from core.errors import UserError
 from core.palette import write_indexed
 from datasets.readers.frames import read_frame
+from models import snapshots
+from models.methods import dul
 from tests.small import write_videos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,7 +118,7 @@ def test_signals_save_before_stopping(project, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
-    assert "the same command goes on" in out and "saving after this step" in err and "Traceback" not in err
+    assert "the same command goes on" in out and "saving" in err and "Traceback" not in err
     assert checkpoint.load(runs / "a" / "last.pth")["step"] >= 2
 
 
@@ -131,7 +137,14 @@ def test_mistakes_have_code_2_and_no_traceback(project):
     code, _, err = run(config, runs / "used", "--resume", "none")
     assert code == 2 and "in use" in err
     code, _, err = run(config, runs / "used", "--set", "optim.lr=0.5")
-    assert code == 2 and "optim.lr: 0.001 there, 0.5 here" in err
+    assert code == 2 and "optim.lr: 0.001 there, 0.5 here" in err and "schedule.steps" in err
+    # What the message advises works, and is told apart from another start.
+    assert f"--init {runs / 'used' / 'last.pth'}" in err
+    init = ["--set", "optim.lr=0.5", "--set", "schedule.steps=1", "--init", runs / "used" / "last.pth"]
+    code, out, err = run(config, runs / "second", *init)
+    assert code == 0 and "from the weights of" in out, err
+    code, _, err = run(config, runs / "second", *init[:-1], runs / "second" / "last.pth")
+    assert code == 2 and "did not start from" in err
 
 
 def test_a_loss_that_is_not_finite_stops_with_names(project):
@@ -287,6 +300,172 @@ def test_two_processes_train_validate_and_go_on(project, davis):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("a new run") == (steps == 2) and done.stdout.count("J&F res4") == 1
     assert checkpoint.load(runs / "two" / "last.pth")["step"] == 3
+
+
+class Harmed(dul.Views):
+    """Views that end their worker at the third clip."""
+
+    clips = 0
+
+    def __call__(self, frames, rng):
+        Harmed.clips += 1
+        if Harmed.clips == 3:
+            os._exit(3)
+        return super().__call__(frames, rng)
+
+
+def main(monkeypatch, config, run_dir, *arguments):
+    """train.main in this process; its exit code."""
+    words = ["train.py", "--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # maps as small as these wait for threads
+    try:
+        train.main()
+    except SystemExit as ended:
+        return ended.code
+    finally:
+        torch.set_num_threads(threads)
+    return 0
+
+
+def settings(**values):
+    return [word for key, value in values.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+def test_a_worker_that_ends_ends_the_program_with_code_2(project, monkeypatch, capsys):
+    config, runs = project
+    monkeypatch.setattr(dul, "Views", Harmed)
+    assert main(monkeypatch, config, runs / "a", *settings(data__workers=1)) == 2
+    assert "a worker that reads data died" in capsys.readouterr().err
+
+
+def test_a_signal_while_data_are_waited_for_saves_and_ends_at_once(project, monkeypatch, capfd):
+    """Even where they never come; and it is not said that a step is saved."""
+    config, runs = project
+
+    class Hanging(dul.Views):
+        def __call__(self, frames, rng):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            time.sleep(60)  # in this process, as data.workers is 0
+
+    monkeypatch.setattr(dul, "Views", Hanging)
+    started = time.monotonic()
+    assert main(monkeypatch, config, runs / "a") == 128 + signal.SIGTERM
+    out, err = capfd.readouterr()
+    assert time.monotonic() - started < 10 and "saving; once more" in err and "at step 0" in out
+    assert checkpoint.load(runs / "a" / "last.pth")["step"] == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # no longer ours
+
+
+def at_call(number, function):
+    """function, before whose call `number` this process gets SIGTERM."""
+    calls = []
+
+    def called(*arguments, **more):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments, **more)
+
+    return called
+
+
+def test_a_validation_ends_at_its_next_frame_and_comes_first_when_the_run_goes_on(project, davis, monkeypatch, capfd):
+    config, runs = project
+    more = settings(validation__root=davis, validation__sequences="[video0]", schedule__steps=2)
+    assert main(monkeypatch, config, runs / "whole", *more) == 0
+    whole = capfd.readouterr().out
+    frames, extractor = [], dul.Method.extractor
+
+    def counted(self, key):
+        features = extractor(self, key)
+        return at_call(3, lambda images: (frames.append(1), features(images))[1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dul.Method, "extractor", counted)
+        assert main(monkeypatch, config, runs / "parts", *more) == 128 + signal.SIGTERM
+    out, err = capfd.readouterr()
+    assert len(frames) == 3 and "validation at" not in out and "validation is left out" in out
+    assert "leaving the validation" in err and "at step 2, the last, without its validation" in out
+    assert main(monkeypatch, config, runs / "parts", *more) == 0
+    measured = [line.split("] ")[1] for text in (whole, capfd.readouterr().out)
+                for line in text.splitlines() if "validation at" in line]
+    assert len(measured) == 2 and measured[0] == measured[1]
+    assert checkpoint.load(runs / "whole" / "last.pth")["best"] == checkpoint.load(runs / "parts" / "last.pth")["best"]
+
+
+def test_what_is_said_when_it_is_finished(project, davis, monkeypatch, capfd):
+    config, runs = project
+    assert main(monkeypatch, config, runs / "a", *settings(schedule__steps=1)) == 0
+    out = capfd.readouterr().out
+    assert f"{runs}/a/last.pth" in out and "not measured" in out and "best.pth" not in out
+    assert f"infer_vos.py --checkpoint {runs}/a/last.pth" in out
+    assert main(monkeypatch, config, runs / "b", *settings(schedule__steps=1, validation__root=davis)) == 0
+    out = capfd.readouterr().out
+    best = checkpoint.load(runs / "b" / "best.pth")["score"]
+    assert f"infer_vos.py --checkpoint {runs}/b/best.pth" in out and f"{best:.1f} at the end" in out
+    # A signal in the last step: there is nothing to go on with.
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", at_call(1, train.train_step))
+        assert main(monkeypatch, config, runs / "c", *settings(schedule__steps=1)) == 128 + signal.SIGTERM
+    out, err = capfd.readouterr()
+    assert "finished at step 1" in out and "goes on" not in out and "saving after this step" in err
+
+
+def test_tensorboard_keeps_every_step_of_a_run_that_goes_on(project, monkeypatch):
+    config, runs = project
+    for steps in (2, 4, 5):
+        more = settings(schedule__steps=steps, log__picture_steps=2)
+        assert main(monkeypatch, config, runs / "a", *more) == 0
+    found = event_accumulator.EventAccumulator(str(runs / "a" / "tensorboard")).Reload()
+    assert [event.step for event in found.Scalars("loss/total")] == [1, 2, 3, 4, 5]
+    pictures = [event.step for event in found.Images(found.Tags()["images"][0])]
+    assert pictures == [1, 3, 5]  # of the first step, and of every second one after it
+
+
+def test_a_validation_set_that_is_not_there(project, monkeypatch, capfd, tmp_path):
+    """A warning where only our file names it, an error where the user does."""
+    config, runs = project
+    videos = config.parent / "videos"
+    named = config.with_name("named.yaml")
+    named.write_text(config.read_text().replace("root: null", f"root: {tmp_path / 'absent'}"))
+    assert main(monkeypatch, named, runs / "a", *settings(schedule__steps=1)) == 2
+    assert "absent" in capfd.readouterr().err
+    monkeypatch.setattr(snapshots, "CONFIGS", named.parent)  # as if it came with the program
+    assert main(monkeypatch, named, runs / "b", *settings(schedule__steps=1)) == 0
+    assert (videos.parent / "runs/b/last.pth").exists()
+    root = settings(schedule__steps=1, validation__root=tmp_path / "absent")
+    assert main(monkeypatch, named, runs / "c", *root) == 2
+
+
+def test_data_that_must_be_made_first_are_said_to_be(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sample", "ino_sample"):
+        assert main(monkeypatch, ROOT / "configs" / f"{name}.yaml", tmp_path / "run") == 2
+        assert "python -m datasets.sample" in capsys.readouterr().err
+
+
+def test_init_starts_a_new_run_from_weights(project, monkeypatch, capfd, tmp_path):
+    config, runs = project
+    assert main(monkeypatch, config, runs / "a", *settings(schedule__steps=1)) == 0
+    wanted = checkpoint.load(runs / "a" / "last.pth")
+    began = []
+    monkeypatch.setattr(train, "train", lambda run, *_: began.append((run.step, run.method.state_dict())))
+    monkeypatch.setattr(train, "farewell", lambda *_: "")
+    assert main(monkeypatch, config, runs / "b", "--init", runs / "a" / "last.pth", *settings(optim__lr=0.5)) == 0
+    (step, state), = began
+    assert step == 0 and all(torch.equal(state[name], value) for name, value in wanted["method"].items())
+    capfd.readouterr()
+    # Another network: both are told.
+    other = ["--init", runs / "a" / "last.pth", *settings(method__embedding=8)]
+    assert main(monkeypatch, config, runs / "c", *other) == 2
+    err = capfd.readouterr().err
+    assert "of another shape" in err and "embedding 16 (8 here)" in err
+    assert main(monkeypatch, config, runs / "c", "--init", "/absent.pth") == 2
+    assert "/absent.pth" in capfd.readouterr().err
+    both = ["--init", runs / "a" / "last.pth", "--resume", runs / "a" / "last.pth"]
+    assert main(monkeypatch, config, runs / "c", *both) == 2 and not (runs / "c").exists()
 
 
 def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):

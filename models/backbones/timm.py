@@ -3,7 +3,12 @@
 Legend: B images, D channels, h w cells.
 """
 
+import ssl
 import sys
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -16,6 +21,8 @@ from models.extractor import Extractor
 OLDEST = (1, 0, 26)
 #: how timm's families are told that frames come in any size
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+#: seconds in which the server of the weights must answer
+ANSWER = 5
 
 
 class Timm(Extractor):
@@ -107,19 +114,63 @@ def _created(name, pretrained):
             f"timm {timm.__version__} has no network {name!r}{suggestion(name, known)}; "
             "timm.list_models('*vit_small*') lists those that there are"
         )
-    for flags in ANY_SIZE:
+    with _hub() if pretrained else nullcontext("") as trouble:
+        for flags in ANY_SIZE:
+            try:
+                return timm.create_model(name, pretrained=pretrained, num_classes=0, **flags)
+            except Exception as error:  # from the network and the file system, too
+                if isinstance(error, TypeError) and any(flag in str(error) for flag in flags):
+                    continue
+                if not pretrained:
+                    raise UserError(f"timm cannot make {name}: {_line(error)}") from error
+                raise UserError(
+                    f"timm has no weights for {name} at hand: {trouble or _line(error)}; if this machine is offline, "
+                    f"bring the file and name it (timm:{name}@PATH), or evaluate random weights: "
+                    f"timm:{name}@untrained"
+                ) from error
+
+
+@contextmanager
+def _hub():
+    """with _hub() as trouble: where the weights' server cannot be reached, why, else "".
+
+    Inside, its client then knows that it is offline: it takes what was downloaded before, or fails at once, where it
+    would try for a minute.
+    """
+    try:
+        from huggingface_hub import constants
+    except ImportError:  # timm says so
+        yield ""
+        return
+    before = constants.HF_HUB_OFFLINE
+    reason = "" if before else _unreachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = before or bool(reason)
+    try:
+        yield reason and f"{constants.ENDPOINT} cannot be reached ({reason})"
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _unreachable(url):
+    """Why no server answers at url (through a proxy where the environment names one), or "" where one does."""
+    found = [f"no answer in {ANSWER} seconds"]
+
+    def ask():
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **flags)
-        except Exception as error:  # from the network and the file system, too
-            if isinstance(error, TypeError) and any(flag in str(error) for flag in flags):
-                continue
-            if not pretrained:
-                raise UserError(f"timm cannot make {name}: {_line(error)}") from error
-            raise UserError(
-                f"timm has no weights for {name} at hand: {_line(error)}; if this machine is offline, bring the file "
-                f"and name it (timm:{name}@PATH), or evaluate random weights: "
-                f"timm:{name}@untrained"
-            ) from error
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER).close()
+        except urllib.error.HTTPError:
+            pass  # an answer, too
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            if not isinstance(reason, ssl.SSLError):  # the client may know other certificates
+                found[0] = str(reason)
+                return
+        found[0] = ""
+
+    thread = threading.Thread(target=ask, daemon=True)  # a look-up of the name knows no timeout
+    thread.start()
+    thread.join(ANSWER)
+    return found[0]
 
 
 def _load(network, name, path):
