@@ -19,13 +19,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.run import Run  # noqa: E402
+from models.snapshots import build  # noqa: E402
+
 from core import components, config, devices, schedule  # noqa: E402
 from core.errors import reported  # noqa: E402
-from core.run import Run  # noqa: E402
 from datasets import vos_sequences  # noqa: E402
 from datasets.clip import ClipDataset, ClipLoader  # noqa: E402
 from labelprop import segment_video  # noqa: E402
-from models.snapshots import build  # noqa: E402
 
 # TF32 convolutions, torch's default on a GPU, keep 10 bits of the mantissa.
 FEATURE_BOUND, PIXEL_BOUND, LOSS_BOUND = 5e-3, 0.01, 0.02

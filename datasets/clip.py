@@ -10,13 +10,16 @@ import signal
 import threading
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from core import distributed
 from core.errors import UserError
+from datasets import readers
 from datasets.reader import UnreadableFrame
 
 log = logging.getLogger(__name__)
@@ -305,6 +308,17 @@ def _end(batches):
     threading.Thread(target=force, daemon=True).start()
     batches._shutdown_workers()
     done.set()
+
+
+def loader(config, views, device):
+    """The clips that a run trains on in batches, this process's share.  config: core.schema.RunConfig."""
+    data = config.data
+    if Path(data.root).is_relative_to("data/sample") and not Path(data.root).is_dir():
+        raise UserError(f"data.root = {data.root}: is not there yet; make it: python -m datasets.sample")
+    reader = readers.opened(data.reader, data.root, data.list)
+    clips = ClipDataset(reader, config.clip, views, config.seed, data.folder_fps)
+    rank, world = distributed.rank(), distributed.world_size()
+    return ClipLoader(clips, data.batch_size, data.workers, data.bad_share, device, rank, world)
 
 
 def _collate(samples):

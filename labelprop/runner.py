@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -48,19 +49,22 @@ class Sequence(Protocol):
 def run(
     sequences: list[Sequence], tracker, out: str | Path, *,
     overwrite: bool = False, visuals: bool = True, quiet: bool = False, rank: int = 0, world: int = 1,
+    after_frame: Callable[[], None] = lambda: None,
 ) -> Path:  # fmt: skip
     """Segment every sequence -> the folder of masks, <out>/<layer>_vos.
 
     tracker: labelprop.Tracker.  Writes <layer>_vos/<sequence>/<frame>.png and, with visuals,
     <layer>_vis/<sequence>/<frame>.jpg.  A sequence that is finished is left out, unless overwrite or the masks or
     frames given have changed since.  quiet: say nothing.  rank, world: this process and how many share the sequences.
+    after_frame: called after every frame; what it raises ends the run.
     While the device computes, threads decode the frames to come and write the masks before.
     """
     out, layer = Path(out), tracker.layer
     masks, pictures = out / f"{layer}_vos", out / f"{layer}_vis"
     # One after the other is dealt out: begun last, a long one would keep all processes waiting.
     dealt = sorted(sequences, key=lambda sequence: -sequence.length)[rank::world] if world > 1 else sequences
-    with Progress(dealt, quiet, world > 1) as progress, ThreadPoolExecutor(writers(tracker.device)) as pool:
+    progress = Progress(dealt, quiet, world > 1, after_frame)
+    with progress, ThreadPoolExecutor(writers(tracker.device)) as pool:
         for sequence in dealt:
             given, place, shown = sequence.given(), masks / sequence.name, pictures / sequence.name
             record, now = out / f"{layer}_given" / f"{sequence.name}.json", recorded(sequence, given)
@@ -209,8 +213,8 @@ def remove(*folders):
 class Progress:
     """A line a sequence and, on a terminal and for one process alone, a bar with frames/s."""
 
-    def __init__(self, sequences, quiet, several):
-        self.done, self.total, self.quiet = 0, len(sequences), quiet
+    def __init__(self, sequences, quiet, several, after_frame):
+        self.done, self.total, self.quiet, self.after_frame = 0, len(sequences), quiet, after_frame
         frames = sum(sequence.length for sequence in sequences)
         hidden = quiet or several or not sys.stderr.isatty()
         self.bar = tqdm(total=frames, unit="frame", disable=hidden, leave=False, dynamic_ncols=True)
@@ -232,6 +236,7 @@ class Progress:
 
     def frame(self):
         self.bar.update()
+        self.after_frame()
 
     def end(self, sequence, given, why):
         rate = sequence.length / (time.perf_counter() - self.started)

@@ -1,11 +1,14 @@
 """train.py from raw frames to checkpoints: going on, stopping, refusing."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +17,31 @@ import torch
 import torch.multiprocessing as multiprocessing
 from tensorboard.backend.event_processing import event_accumulator
 
+import models
 import train
 from core import checkpoint
 from core.errors import UserError
 from core.palette import write_indexed
 from datasets.readers.frames import read_frame
-from models import snapshots
+from models.backbones.resnet import ResNet
 from models.methods import dul
 from tests.small import write_videos
+from training.evaluators import Validation
+from training.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 SMALL = """
-method: {name: dul, backbone: resnet, embedding: 16, temperature: 0.05, anchor_grid: 4, cross_grid: 2,
+method: {name: dul, embedding: 16, temperature: 0.05, anchor_grid: 4, cross_grid: 2,
   cross_weight: 0.1, crop_px: 32, resize_px: [32, 40], random_crop: true, flip: 0.5, zoom: [0.5, 1.0]}
 data: {reader: frames, root: ROOT, batch_size: 2, workers: 0}
 clip: {frames: 2, gap: 2, order: random, step: whole}
 optim: {name: adam, lr: 1.0e-3, betas: [0.5, 0.999], weight_decay: 5.0e-4, bias_lr_factor: 2,
   decay_norm_weights: true}
 schedule: {kind: step, epochs: 2, factor: 0.5, every_epochs: 1}
-validation: {every_epochs: 1, root: null, clips_gap: 2, keys: [res4]}
-propagation: {window: disc, radius: 3, window_reference: false, temperature: 0.05, top_k: 5, context: 2,
-  repeat_reference: true}
+validation: {every_epochs: 1, root: null, clips_gap: 2, layers: [res4]}
+protocol: DUL
+propagation: {radius: 3, top_k: 5, context: 2}
 log: {scalar_steps: 1, picture_steps: 2, checkpoint_steps: 1}
 """
 
@@ -59,10 +65,24 @@ def start(config, run_dir, *arguments):
     )
 
 
-def run(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def run(config, run_dir, *arguments):
+    """train.main in this process -> (exit code, what it prints, what it warns of)."""
+    words = ["train.py", "--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
+    out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    handler = logging.StreamHandler(err)
+    logging.getLogger().addHandler(handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", [str(word) for word in words])
+            train.main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        logging.getLogger().removeHandler(handler)
+        torch.set_num_threads(threads)
+    return code, out.getvalue(), err.getvalue()
 
 
 def assert_same_run(a, b):
@@ -151,37 +171,27 @@ def test_a_loss_that_is_not_finite_stops_with_names(project):
     config, runs = project
     assert run(config, runs / "a", "--set", "schedule.steps=2")[0] == 0
     broken = checkpoint.load(runs / "a" / "last.pth")
-    broken["method"]["head.conv2.bias"][:] = float("nan")
+    broken["method"]["extractor.head.conv2.bias"][:] = float("nan")
     checkpoint.save(runs / "a" / "last.pth", broken)
     code, _, err = run(config, runs / "a")
     assert code == 2
-    assert "step 2" in err and "temp" in err and str(runs / "a" / "last.pth") in err
+    assert "step 3" in err and "temp" in err and str(runs / "a" / "last.pth") in err
 
 
 def test_weights_that_are_not_finite_replace_no_checkpoint(project, tmp_path):
-    from models.snapshots import build
-
-    from core.config import load
-    from core.run import Run
-
-    config = load(project[0])
-    run = Run(build(config), config, tmp_path, torch.device("cpu"))
+    config = models.read_config(project[0])
+    run = Run(models.build(config), config, tmp_path, torch.device("cpu"))
     run.save()
     run.step = 7
-    run.method.head.conv2.bias.data[3] = float("inf")
-    with pytest.raises(UserError, match=f"step 7: head.conv2.bias is NaN or infinite.*{tmp_path}/last.pth"):
+    run.method.extractor.head.conv2.bias.data[3] = float("inf")
+    with pytest.raises(UserError, match=f"step 7: extractor.head.conv2.bias is NaN or infinite.*{tmp_path}/last.pth"):
         run.save()
     assert checkpoint.load(run.last)["step"] == 0
 
 
 def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
-    from models.snapshots import build
-
-    from core.config import load
-    from core.run import Run
-
-    config = load(project[0])
-    first, second = (Run(build(config), config, tmp_path / name, torch.device("cpu")) for name in ("a", "b"))
+    config = models.read_config(project[0])
+    first, second = (Run(models.build(config), config, tmp_path / name, torch.device("cpu")) for name in ("a", "b"))
     first.save_best(60.0)
     first.save()
     first.restore(first.last)
@@ -276,12 +286,8 @@ def test_validation_measures_keeps_the_best_and_leaves_no_trace(project, davis):
 
 
 def test_validation_clips_are_of_its_sequences(project, davis):
-    from core.config import load
-    from models.methods.dul import Views
-    from train import Validation
-
-    config = load(project[0], [f"validation.root={davis}"])
-    reader = Validation(config, Views(config.method), "cpu").loader.dataset.reader
+    config = models.read_config(project[0], [f"validation.root={davis}"])
+    reader = Validation(config, dul.Views(config.method), "cpu").loader.dataset.reader
     assert [reader.name(video) for video in range(len(reader))] == ["video0", "video1"]
     frames = reader.read(1, [4, 2])
     wanted = [read_frame(davis / "JPEGImages/480p/video1" / f"0000{t}.jpg") for t in (4, 2)]
@@ -314,30 +320,15 @@ class Harmed(dul.Views):
         return super().__call__(frames, rng)
 
 
-def main(monkeypatch, config, run_dir, *arguments):
-    """train.main in this process; its exit code."""
-    words = ["train.py", "--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # maps as small as these wait for threads
-    try:
-        train.main()
-    except SystemExit as ended:
-        return ended.code
-    finally:
-        torch.set_num_threads(threads)
-    return 0
-
-
 def settings(**values):
     return [word for key, value in values.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
 
 
-def test_a_worker_that_ends_ends_the_program_with_code_2(project, monkeypatch, capsys):
+def test_a_worker_that_ends_ends_the_program_with_code_2(project, monkeypatch):
     config, runs = project
     monkeypatch.setattr(dul, "Views", Harmed)
-    assert main(monkeypatch, config, runs / "a", *settings(data__workers=1)) == 2
-    assert "a worker that reads data died" in capsys.readouterr().err
+    code, _, err = run(config, runs / "a", *settings(data__workers=1))
+    assert code == 2 and "a worker that reads data died" in err
 
 
 def test_a_signal_while_data_are_waited_for_saves_and_ends_at_once(project, monkeypatch, capfd):
@@ -351,8 +342,9 @@ def test_a_signal_while_data_are_waited_for_saves_and_ends_at_once(project, monk
 
     monkeypatch.setattr(dul, "Views", Hanging)
     started = time.monotonic()
-    assert main(monkeypatch, config, runs / "a") == 128 + signal.SIGTERM
-    out, err = capfd.readouterr()
+    code, out, _ = run(config, runs / "a")
+    err = capfd.readouterr().err
+    assert code == 128 + signal.SIGTERM
     assert time.monotonic() - started < 10 and "saving; once more" in err and "at step 0" in out
     assert checkpoint.load(runs / "a" / "last.pth")["step"] == 0
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # no longer ours
@@ -374,42 +366,44 @@ def at_call(number, function):
 def test_a_validation_ends_at_its_next_frame_and_comes_first_when_the_run_goes_on(project, davis, monkeypatch, capfd):
     config, runs = project
     more = settings(validation__root=davis, validation__sequences="[video0]", schedule__steps=2)
-    assert main(monkeypatch, config, runs / "whole", *more) == 0
-    whole = capfd.readouterr().out
-    frames, extractor = [], dul.Method.extractor
+    code, whole, err = run(config, runs / "whole", *more)
+    assert code == 0, err
+    frames, forward = [], ResNet.forward
 
-    def counted(self, key):
-        features = extractor(self, key)
-        return at_call(3, lambda images: (frames.append(1), features(images))[1])
+    def counted(self, images, layer):
+        frames.append(1)
+        return forward(self, images, layer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dul.Method, "extractor", counted)
-        assert main(monkeypatch, config, runs / "parts", *more) == 128 + signal.SIGTERM
-    out, err = capfd.readouterr()
-    assert len(frames) == 3 and "validation at" not in out and "validation is left out" in out
+        patch.setattr(ResNet, "forward", at_call(3, counted))
+        code, out, _ = run(config, runs / "parts", *more)
+    err = capfd.readouterr().err
+    assert code == 128 + signal.SIGTERM
+    assert len(frames) <= 5 and "validation at" not in out and "validation is left out" in out
     assert "leaving the validation" in err and "at step 2, the last, without its validation" in out
-    assert main(monkeypatch, config, runs / "parts", *more) == 0
-    measured = [line.split("] ")[1] for text in (whole, capfd.readouterr().out)
-                for line in text.splitlines() if "validation at" in line]
+    code, parts, _ = run(config, runs / "parts", *more)
+    assert code == 0
+    measured = [line.split("] ")[1] for text in (whole, parts) for line in text.splitlines() if "validation at" in line]
     assert len(measured) == 2 and measured[0] == measured[1]
     assert checkpoint.load(runs / "whole" / "last.pth")["best"] == checkpoint.load(runs / "parts" / "last.pth")["best"]
 
 
 def test_what_is_said_when_it_is_finished(project, davis, monkeypatch, capfd):
     config, runs = project
-    assert main(monkeypatch, config, runs / "a", *settings(schedule__steps=1)) == 0
-    out = capfd.readouterr().out
+    code, out, _ = run(config, runs / "a", *settings(schedule__steps=1))
+    assert code == 0
     assert f"{runs}/a/last.pth" in out and "not measured" in out and "best.pth" not in out
     assert f"infer_vos.py --checkpoint {runs}/a/last.pth" in out
-    assert main(monkeypatch, config, runs / "b", *settings(schedule__steps=1, validation__root=davis)) == 0
-    out = capfd.readouterr().out
+    code, out, _ = run(config, runs / "b", *settings(schedule__steps=1, validation__root=davis))
+    assert code == 0
     best = checkpoint.load(runs / "b" / "best.pth")["score"]
     assert f"infer_vos.py --checkpoint {runs}/b/best.pth" in out and f"{best:.1f} at the end" in out
     # A signal in the last step: there is nothing to go on with.
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", at_call(1, train.train_step))
-        assert main(monkeypatch, config, runs / "c", *settings(schedule__steps=1)) == 128 + signal.SIGTERM
-    out, err = capfd.readouterr()
+        patch.setattr(train, "step", at_call(1, train.step))
+        code, out, _ = run(config, runs / "c", *settings(schedule__steps=1))
+    err = capfd.readouterr().err
+    assert code == 128 + signal.SIGTERM
     assert "finished at step 1" in out and "goes on" not in out and "saving after this step" in err
 
 
@@ -417,55 +411,49 @@ def test_tensorboard_keeps_every_step_of_a_run_that_goes_on(project, monkeypatch
     config, runs = project
     for steps in (2, 4, 5):
         more = settings(schedule__steps=steps, log__picture_steps=2)
-        assert main(monkeypatch, config, runs / "a", *more) == 0
+        assert run(config, runs / "a", *more)[0] == 0
     found = event_accumulator.EventAccumulator(str(runs / "a" / "tensorboard")).Reload()
     assert [event.step for event in found.Scalars("loss/total")] == [1, 2, 3, 4, 5]
     pictures = [event.step for event in found.Images(found.Tags()["images"][0])]
     assert pictures == [1, 3, 5]  # of the first step, and of every second one after it
 
 
-def test_a_validation_set_that_is_not_there(project, monkeypatch, capfd, tmp_path):
+def test_a_validation_set_that_is_not_there(project, monkeypatch, tmp_path):
     """A warning where only our file names it, an error where the user does."""
     config, runs = project
-    videos = config.parent / "videos"
-    named = config.with_name("named.yaml")
+    named = tmp_path / "configs" / "named.yaml"
+    named.parent.mkdir()
     named.write_text(config.read_text().replace("root: null", f"root: {tmp_path / 'absent'}"))
-    assert main(monkeypatch, named, runs / "a", *settings(schedule__steps=1)) == 2
-    assert "absent" in capfd.readouterr().err
-    monkeypatch.setattr(snapshots, "CONFIGS", named.parent)  # as if it came with the program
-    assert main(monkeypatch, named, runs / "b", *settings(schedule__steps=1)) == 0
-    assert (videos.parent / "runs/b/last.pth").exists()
-    root = settings(schedule__steps=1, validation__root=tmp_path / "absent")
-    assert main(monkeypatch, named, runs / "c", *root) == 2
+    code, _, err = run(named, runs / "a", *settings(schedule__steps=1))
+    assert code == 2 and "absent" in err
+    monkeypatch.setattr(models, "ROOT", tmp_path)  # as if the file came with the program
+    assert run(named, runs / "b", *settings(schedule__steps=1))[0] == 0
+    assert (runs / "b/last.pth").exists()
+    assert run(named, runs / "c", *settings(schedule__steps=1, validation__root=tmp_path / "absent"))[0] == 2
 
 
-def test_data_that_must_be_made_first_are_said_to_be(monkeypatch, capsys, tmp_path):
+def test_data_that_must_be_made_first_are_said_to_be(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("sample", "ino_sample"):
-        assert main(monkeypatch, ROOT / "configs" / f"{name}.yaml", tmp_path / "run") == 2
-        assert "python -m datasets.sample" in capsys.readouterr().err
+        code, _, err = run(ROOT / "configs" / f"{name}.yaml", tmp_path / "run")
+        assert code == 2 and "python -m datasets.sample" in err
 
 
-def test_init_starts_a_new_run_from_weights(project, monkeypatch, capfd, tmp_path):
+def test_init_starts_a_new_run_from_weights(project, monkeypatch):
     config, runs = project
-    assert main(monkeypatch, config, runs / "a", *settings(schedule__steps=1)) == 0
-    wanted = checkpoint.load(runs / "a" / "last.pth")
-    began = []
+    assert run(config, runs / "a", *settings(schedule__steps=1))[0] == 0
+    last = runs / "a" / "last.pth"
+    wanted, began = checkpoint.load(last), []
     monkeypatch.setattr(train, "train", lambda run, *_: began.append((run.step, run.method.state_dict())))
     monkeypatch.setattr(train, "farewell", lambda *_: "")
-    assert main(monkeypatch, config, runs / "b", "--init", runs / "a" / "last.pth", *settings(optim__lr=0.5)) == 0
-    (step, state), = began
+    assert run(config, runs / "b", "--init", last, *settings(optim__lr=0.5))[0] == 0
+    ((step, state),) = began
     assert step == 0 and all(torch.equal(state[name], value) for name, value in wanted["method"].items())
-    capfd.readouterr()
-    # Another network: both are told.
-    other = ["--init", runs / "a" / "last.pth", *settings(method__embedding=8)]
-    assert main(monkeypatch, config, runs / "c", *other) == 2
-    err = capfd.readouterr().err
-    assert "of another shape" in err and "embedding 16 (8 here)" in err
-    assert main(monkeypatch, config, runs / "c", "--init", "/absent.pth") == 2
-    assert "/absent.pth" in capfd.readouterr().err
-    both = ["--init", runs / "a" / "last.pth", "--resume", runs / "a" / "last.pth"]
-    assert main(monkeypatch, config, runs / "c", *both) == 2 and not (runs / "c").exists()
+    code, _, err = run(config, runs / "c", "--init", last, *settings(method__embedding=8))
+    assert code == 2 and "of another shape: extractor.head.conv2.weight" in err
+    code, _, err = run(config, runs / "c", "--init", "/absent.pth")
+    assert code == 2 and "/absent.pth" in err
+    assert run(config, runs / "c", "--init", last, "--resume", last)[0] == 2 and not (runs / "c").exists()
 
 
 def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):
@@ -496,8 +484,4 @@ def test_random_generators_come_back():
 def test_the_configuration_that_ran_is_kept(project):
     config, runs = project
     assert run(config, runs / "a", "--set", "schedule.steps=1", "--set", "seed=5")[0] == 0
-    from core.config import load
-
-    assert load(runs / "a" / "config.yaml").seed == 5
-    with pytest.raises(UserError):
-        load(runs / "a" / "absent.yaml")
+    assert models.read_config(runs / "a" / "config.yaml").seed == 5

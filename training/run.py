@@ -4,14 +4,15 @@ from pathlib import Path
 
 import torch
 
-from core import checkpoint, distributed, optim
-from core import config as configuration
+from core import checkpoint, distributed
 from core.errors import UserError
+from core.schema import as_plain
+from training import optim
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # What may differ when a run goes on: where things lie and what is told, not what is computed.
-_FREE_SECTIONS = {"log", "validation", "propagation", "propagation_ytvos"}
+_FREE_SECTIONS = {"log", "validation", "propagation"}
 _FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps", "protocol"}
 
 
@@ -63,7 +64,7 @@ class Run:
                 "score": self.score,
                 "init": self.init,
                 "rng": checkpoint.rng_state(),
-                "config": configuration.to_dict(self.config),
+                "config": as_plain(self.config),
                 "revision": self.revision,
             })
 
@@ -73,7 +74,7 @@ class Run:
         if distributed.rank() == 0:
             checkpoint.save(self.folder / "best.pth", {
                 "method": self.method.state_dict(),
-                "config": configuration.to_dict(self.config),
+                "config": as_plain(self.config),
                 "step": self.step,
                 "score": score,
                 "revision": self.revision,
@@ -84,7 +85,7 @@ class Run:
         content = checkpoint.load(path)
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
-        _same_run(content["config"], configuration.to_dict(self.config), path)
+        _same_run(content["config"], as_plain(self.config), path)
         if self.init and self.init != content.get("init"):
             raise UserError(
                 f"{path}: belongs to a run that did not start from {self.init}; leave --init out to go on with it, "

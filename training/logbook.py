@@ -1,0 +1,120 @@
+"""What a run tells: plain lines for the terminal and the log file, curves and pictures for TensorBoard."""
+
+import logging
+import math
+import sys
+import time
+
+from core import distributed
+from training.run import NotFinite
+
+log = logging.getLogger(__name__)
+
+
+def SummaryWriter(folder, **options):
+    """tensorboardX's writer; where that package is missing, a warning and a writer that writes nothing."""
+    try:
+        from tensorboardX import SummaryWriter as Writer
+    except ImportError:
+        log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
+        return _Silent()
+    return Writer(folder, **options)
+
+
+class _Silent:
+    def _nothing(self, *_):
+        pass
+
+    add_scalar = add_image = flush = close = _nothing
+
+
+class Logbook:
+    """Writes lines to stdout, scalars and pictures to <folder>; a silent one (folder None) for ranks > 0."""
+
+    def __init__(self, folder, last_step=0):
+        """last_step: the steps that the run has taken; TensorBoard hides (purges) what was written of later ones."""
+        self.writer = SummaryWriter(str(folder), purge_step=last_step + 1) if folder else None
+        self.started = time.monotonic()
+
+    def line(self, text):
+        """One line with the time since the start, flushed at once."""
+        if self.writer:
+            print(f"[{_clock(time.monotonic() - self.started)}] {text}", flush=True)
+
+    def scalars(self, values, step):
+        """values: name -> number."""
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, float(value), step)
+
+    def pictures(self, images, step):
+        """images: name -> uint8 RGB [3,H,W]."""
+        if self.writer:
+            for name, image in images.items():
+                self.writer.add_image(name, image, step)
+            self.writer.flush()
+
+    def close(self):
+        if self.writer:
+            self.writer.close()
+
+
+class Meter:
+    """Means over the steps since the last report: losses, seconds waited for data, clips a second.
+
+    Losses stay on the device until they are reported: no step waits for them.
+    """
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        self.sums, self.steps, self.clips, self.wait = {}, 0, 0, 0.0
+        self.started = time.perf_counter()
+
+    def fetch(self, batches):
+        """The next batch; the wait for it is measured."""
+        before = time.perf_counter()
+        batch = next(batches)
+        self.wait += time.perf_counter() - before
+        return batch
+
+    def add(self, losses, clips):
+        """losses: name -> scalar tensor of one step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.steps, self.clips = self.steps + 1, self.clips + clips
+
+    def losses(self):
+        """The mean of each loss."""
+        return {name: total.item() / self.steps for name, total in self.sums.items()}
+
+    def speeds(self):
+        """{"speed/clips_per_second", "speed/data_wait_share"}."""
+        seconds = time.perf_counter() - self.started
+        return {"speed/clips_per_second": self.clips / seconds, "speed/data_wait_share": self.wait / seconds}
+
+
+def report(book, meter, run, progress, end, lr):
+    """A line and the curves of the steps since the last report, which starts the meter anew.
+
+    Raises NotFinite where a loss was no finite number.
+    """
+    losses = meter.losses()
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if distributed.any_rank(bool(wrong), run.device):
+        raise NotFinite(run, wrong or ["a term on another rank"])
+    speeds = meter.speeds()
+    meter.clear()
+    told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    book.line(
+        f"step {run.step}/{end}  epoch {progress.epoch}  {told}  lr {lr:.3g}  "
+        f"{speeds['speed/clips_per_second']:.2f} clips/s  waiting for data {speeds['speed/data_wait_share']:.0%}"
+    )
+    values = {f"loss/{name}": value for name, value in losses.items()} | speeds
+    values |= {"schedule/lr": lr, "schedule/epoch": progress.epoch, "data/bad_clips": run.bad_clips}
+    book.scalars(values, run.step)
+
+
+def _clock(seconds):
+    return f"{int(seconds) // 3600:d}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
