@@ -195,9 +195,7 @@ def _fitted(mask, t, size):
             f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: "
             f"sizes may differ by {SLACK_PX} pixels at most; give the mask at the video's size"
         )
-    warnings.warn(
-        f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: resized", stacklevel=3
-    )
+    warnings.warn(f"the mask given at frame {t} is {_text(mask.shape)}, its frame {_text(size)}: resized", stacklevel=3)
     return nearest(mask, size)
 
 
