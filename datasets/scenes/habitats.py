@@ -1,4 +1,4 @@
-"""The habitats of the scenes: grounds, and the plants and stones that lie on them or hang over the animals."""
+"""The habitats of the scenes: grounds, and the plants that lie on them or hang over the animals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
