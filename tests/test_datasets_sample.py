@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import multiprocessing
+import shutil
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.palette import read_ids
 from datasets import sample, vos_sequences
 from datasets.sample import make_sample
-from datasets.scenes.draw import Pose, draw
+from datasets.scenes.parts import Pose, draw
 from datasets.scenes.scene import Scene
 
 SMALL = dict(seed=3, train_clips=2, train_frames=2, val_frames=9, height=96, width=160)
@@ -61,6 +61,8 @@ def test_training_clips_have_no_masks(root):
 
 def test_all_objects_of_a_validation_clip_are_in_its_first_mask(root):
     for name, (_, animals) in sample.VALIDATION.items():
+        if name == sample.LATE:
+            continue
         ids_T = masks(root, name)
         assert len(ids_T) == SMALL["val_frames"]
         assert all(ids.shape == (96, 160) for ids in ids_T)
@@ -80,7 +82,7 @@ def test_masks_move(root):
 
 
 def test_the_late_clip(root):
-    name, late = sample.LATE[0], len(sample.LATE[2])
+    name, late = sample.LATE, len(sample.VALIDATION[sample.LATE][1])
     assert name in names(root, "val")
     ids_T = masks(root, name)
     present = [late in ids for ids in ids_T]
@@ -101,8 +103,8 @@ def test_the_late_clip(root):
 
 def test_both_layouts_of_the_late_clip_are_read_alike(root):
     (late,) = vos_sequences.ytvos(root)
-    (davis,) = vos_sequences.sample(root, names=[sample.LATE[0]])
-    assert late.name == davis.name == sample.LATE[0]
+    (davis,) = vos_sequences.sample(root, names=[sample.LATE])
+    assert late.name == davis.name == sample.LATE
     births = [t for t, mask in enumerate(late.masks) if mask is not None]
     assert len(births) == 2 and births[0] == 0
     assert [image.name for image in late.images] == [image.name for image in davis.images]
@@ -116,22 +118,25 @@ def test_the_same_seed_gives_the_same_bytes_in_other_processes(root, tmp_path):
 
 def test_another_seed_gives_other_scenes(root):
     settings = sample.Settings(**{**SMALL, "seed": 4})
-    frame, ids = sample._scene(settings, "val", "crabs").render(0)
-    assert not np.array_equal(ids, masks(root, "crabs")[0])
+    _, ids_T = sample._render(settings, "forest-beetles")
+    assert not np.array_equal(ids_T[0], masks(root, "forest-beetles")[0])
 
 
 def test_masks_are_the_topmost_shapes():
-    """Against eight-fold supersampling of every creature, composed by hand."""
-    scene = Scene(np.random.default_rng(5), "pond", ("koi", "turtle", "koi"), 6, (128, 192))
+    """Against every creature drawn four times as large, composed by hand."""
+    scene = Scene(np.random.default_rng(5), "pond", ("koi", "turtle"), 6, (192, 288))
     _, ids = scene.render(2)
     fine = np.zeros_like(ids)
-    for ident, actor in [*enumerate(scene.actors, 1), *((0, actor) for actor in scene.over)]:
-        box, layer = draw(actor.creature, actor.pose(scene.camera, 2), scene.shape, supersample=8)
-        if not box.empty:
-            fine[box.slices][layer[..., 3] >= 0.5] = ident
-    assert len(np.unique(ids)) == 4
+    for ident, (creature, poses) in [*enumerate(scene.actors, 1), *((0, item) for item in scene.over)]:
+        pose = scene.camera.see(poses[2], 2)
+        large = Pose(4 * pose.x + 1.5, 4 * pose.y + 1.5, pose.heading, 4 * pose.scale, pose.clock)
+        window, layer = draw(creature, large, (768, 1152))
+        alpha = np.zeros((768, 1152), np.float32)
+        alpha[window] = layer[..., 3]
+        fine[cv2.resize(alpha, (288, 192), interpolation=cv2.INTER_AREA) >= 0.5] = ident
+    assert len(np.unique(ids)) == 3
     assert (fine != ids).mean() < 0.004
-    for ident in (1, 2, 3):
+    for ident in (1, 2):
         assert ((fine == ident) & (ids == ident)).sum() / ((fine == ident) | (ids == ident)).sum() > 0.96
 
 
@@ -150,9 +155,11 @@ def test_what_is_seen_is_where_the_mask_is():
 
 
 def test_a_creature_outside_the_frame_draws_nothing():
-    scene = Scene(np.random.default_rng(1), "shore", ("crab",), 4, (96, 128))
-    box, layer = draw(scene.actors[0].creature, Pose(-900.0, 40.0, 0.0, 50.0, 0.0), (96, 128))
-    assert box.empty and layer is None
+    scene = Scene(np.random.default_rng(1), "lagoon", ("turtle",), 4, (96, 128))
+    for x, y in ((-900.0, 40.0), (40.0, 900.0)):
+        window, layer = draw(scene.actors[0][0], Pose(x, y, 0.0, 50.0, 0.0), (96, 128))
+        assert np.zeros((96, 128))[window].shape == layer.shape[:2]
+        assert not layer.any()
 
 
 def test_made_once(root, capsys, monkeypatch):
@@ -189,7 +196,7 @@ def test_a_damaged_stamp_is_named(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/sample: the sample set cannot be written there.*--out"):
+    with pytest.raises(UserError, match="file/sample: the set cannot be written.*--out"):
         make_sample(tmp_path / "file" / "sample", **SMALL)
 
 
@@ -200,11 +207,9 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_at_once(tmp_path, root):
+def test_two_at_once(tmp_path, root, monkeypatch):
     """The one that comes second finds the first one's set and is content."""
-    settings = sample.Settings(**SMALL)
-    part = tmp_path / "part"
-    part.mkdir()
-    sample._publish(part, root, settings)
-    assert part.exists() and names(root, "val")
-    assert not multiprocessing.active_children()
+    monkeypatch.setattr(sample, "_write", lambda *job: shutil.copytree(root, tmp_path / "sample"))
+    make_sample(tmp_path / "sample", **SMALL)
+    assert content(tmp_path / "sample") == content(root)
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]

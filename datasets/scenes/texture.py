@@ -1,4 +1,4 @@
-"""Noise, patterns, colours and relief: what the scenes of the sample set are painted with.
+"""Noise, patterns, colours and light that the scenes of the sample set are painted with.
 
 Arrays are float32; colours are RGB in [0, 1]; lengths are in pixels of the array that is made.
 """
@@ -6,32 +6,30 @@ Arrays are float32; colours are RGB in [0, 1]; lengths are in pixels of the arra
 import cv2
 import numpy as np
 
-
-def _shaped_noise(shape, rng, gain):
-    """White noise [h,w] with its spectrum multiplied by gain [h,w//2+1]; zero mean, unit deviation, periodic."""
-    spectrum = np.fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * gain.astype(np.float32)
-    spectrum[0, 0] = 0
-    noise = np.fft.irfft2(spectrum, s=shape)
-    return (noise / (noise.std() + 1e-9)).astype(np.float32)
+#: direction of the light, towards it: from the upper left
+LIGHT = np.float32([-0.45, -0.55, 0.70])
+PATTERNS = ("patches", "bands", "spots", "labyrinth", "scales")
 
 
-def _frequencies(shape):
-    return np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+def rgb(text):
+    """Colours [K,3] from their hexadecimal names: "ff8000 102030"."""
+    return np.array([tuple(bytes.fromhex(name)) for name in text.split()], np.float32) / 255
 
 
-def fractal(shape, rng, slope=2.2, longest=None):
-    """Noise of all octaves, power 1 / frequency^slope, flat above the wavelength `longest`.  [h,w], unit deviation."""
-    fy, fx = _frequencies(shape)
-    floor = 1.0 / (longest or max(shape))
-    return _shaped_noise(shape, rng, np.maximum(np.hypot(fy, fx), floor) ** (-slope / 2))
+def noise(shape, rng, wavelength, slope=None, along=None):
+    """Smooth noise [h,w]: zero mean, unit deviation, periodic.
 
-
-def band(shape, rng, wavelength, spread=0.25, stretch=1.0, angle=0.0):
-    """Noise of about one wavelength: spots and labyrinths; stretch > 1 makes stripes that run along `angle` (rad)."""
-    fy, fx = _frequencies(shape)
-    along, across = fx * np.cos(angle) + fy * np.sin(angle), fy * np.cos(angle) - fx * np.sin(angle)
-    octaves = np.log(np.hypot(along * stretch, across) * wavelength + 1e-9)
-    return _shaped_noise(shape, rng, np.exp(-0.5 * (octaves / spread) ** 2))
+    slope: power is 1 / frequency^slope below `wavelength`, flat above it.  Without slope: about this wavelength
+    alone, which makes spots and labyrinths, or stripes that run `along` an angle (rad).
+    """
+    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    if along is not None:
+        fx, fy = 5 * (fx * np.cos(along) + fy * np.sin(along)), fy * np.cos(along) - fx * np.sin(along)
+    waves = np.hypot(fx, fy) * wavelength
+    gain = np.exp(-10 * np.log(waves + 1e-9) ** 2) if slope is None else np.maximum(waves, 1) ** (-slope / 2)
+    gain[0, 0] = 0
+    values = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * gain, s=shape)
+    return (values / values.std()).astype(np.float32)
 
 
 def smoothstep(values, low, high):
@@ -39,15 +37,8 @@ def smoothstep(values, low, high):
     return t * t * (3 - 2 * t)
 
 
-def unit(values):
-    """Values stretched to [0, 1] between their 1st and 99th percentile."""
-    low, high = np.percentile(values, (1, 99))
-    return np.clip((values - low) / (high - low + 1e-9), 0, 1)
-
-
 def ramp(values, colours):
     """values [...] in [0,1] -> RGB [...,3] along the colours [K,3], evenly spaced."""
-    colours = np.asarray(colours, np.float32)
     stops = np.linspace(0, 1, len(colours))
     return np.stack([np.interp(values, stops, colours[:, c]) for c in range(3)], -1).astype(np.float32)
 
@@ -59,79 +50,52 @@ def mix(first, second, share):
 
 
 def cells(shape, rng, spacing):
-    """Irregular cells (a jittered grid's Voronoi cells): (rim, ident).
-
-    rim [h,w]: distance to the second nearest seed minus that to the nearest, in spacings, 0 on the borders.
-    ident [h,w]: a number in [0,1) that a cell's pixels share.
-    """
-    rows, cols = (int(np.ceil(n / spacing)) + 3 for n in shape)
-    jitter = rng.uniform(0.08, 0.92, (rows, cols, 2)).astype(np.float32)
-    name = rng.random((rows, cols), dtype=np.float32)
-    y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32) / spacing + 1
-    row, col = y.astype(int), x.astype(int)
-    first = np.full(shape, 9, np.float32)
-    second, ident = first.copy(), np.zeros(shape, np.float32)
-    for dr in (-1, 0, 1):
-        for dc in (-1, 0, 1):
-            seed = jitter[row + dr, col + dc]
-            away = np.hypot(row + dr + seed[..., 0] - y, col + dc + seed[..., 1] - x)
-            nearer = away < first
-            second = np.where(nearer, first, np.minimum(second, away))
-            ident = np.where(nearer, name[row + dr, col + dc], ident)
-            first = np.minimum(first, away)
-    return second - first, ident
+    """Irregular cells: rim [h,w], distance to the border in spacings, and ident [h,w], a cell's number in [0,1)."""
+    y, x = np.mgrid[0 : shape[0] + spacing : spacing, 0 : shape[1] + spacing : spacing]
+    y, x = ((n + rng.uniform(0, 0.9 * spacing, n.shape)).astype(int) for n in (y, x))
+    seeds = np.ones((y.max() + 1, x.max() + 1), np.uint8)
+    seeds[y, x] = 0
+    _, cell = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    row, col = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+    for at in (row, col):  # so that no border is straight
+        at += 0.11 * spacing * noise(shape, rng, 2 * spacing, 4)
+    cell = cv2.remap(cell.astype(np.float32), col, row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    inner = cv2.morphologyEx(cell, cv2.MORPH_GRADIENT, np.ones((3, 3))) == 0
+    rim = cv2.distanceTransform(inner.astype(np.uint8), cv2.DIST_L2, 5) / spacing
+    return rim, rng.random(y.size + 1, dtype=np.float32)[cell.astype(int)]
 
 
-def swirl(image, rng, strength, longest=90):
-    """The image [h,w(,C)] with its places shifted by smooth noise of `strength` pixels, so that nothing is straight."""
-    h, w = image.shape[:2]
-    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
-    x += strength * fractal((h, w), rng, 4, longest)
-    y += strength * fractal((h, w), rng, 4, longest)
-    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+def lit(colour, height, gloss=0.0):
+    """A surface's colour [h,w,3] by its relief [h,w] (px) under the scenes' light; gloss: strength of highlights."""
+    gx, gy = (cv2.Sobel(np.float32(height), cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    steepness = np.sqrt(gx**2 + gy**2 + 1)
+    facing = (-LIGHT[0] * gx - LIGHT[1] * gy + LIGHT[2]) / steepness
+    half_way = LIGHT + (0, 0, 1)
+    half_way = half_way / np.linalg.norm(half_way)
+    shine = gloss * np.clip((-half_way[0] * gx - half_way[1] * gy + half_way[2]) / steepness, 0, 1) ** 24
+    return np.clip(colour * (0.43 + 0.83 * np.clip(facing, 0, None))[..., None] + shine[..., None], 0, 1)
 
 
-def normals(height, strength):
-    """Unit normals [h,w,3] (x, y, towards the viewer) of a relief [h,w]."""
-    height = np.float32(height)
-    gx = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=strength / 8)
-    gy = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=strength / 8)
-    slope = np.stack([-gx, -gy, np.ones_like(gx)], -1)
-    return slope / np.linalg.norm(slope, axis=-1, keepdims=True)
-
-
-def shifted_hue(colours, rng, degrees=14, value=0.12):
-    """The colours [K,3] with one random turn of the hue and one gain of saturation and of value for all of them."""
-    hsv = cv2.cvtColor(np.asarray(colours, np.float32)[None], cv2.COLOR_RGB2HSV)[0]
-    hsv[:, 0] = (hsv[:, 0] + rng.uniform(-degrees, degrees)) % 360
-    hsv[:, 1:] = np.clip(hsv[:, 1:] * rng.uniform(1 - value, 1 + value, 2), 0, 1)
-    return cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
-
-
-PATTERNS = ("patches", "stripes", "bands", "spots", "labyrinth", "scales")
+def tinted(colours, rng):
+    """The colours [K,3] with one random gain of red, green and blue for all of them."""
+    return np.clip(colours * np.float32(rng.uniform(0.84, 1.16, 3)), 0, 1)
 
 
 def coat(shape, rng, colours, pattern, size):
     """An animal's skin: RGB [h,w,3] of three colours (base, marking, accent) in a pattern of about `size` pixels.
 
-    Returns also its relief [h,w].  The pattern carries the identity: coats of equal colours differ in it.
+    The pattern carries the identity: coats of equal colours differ in it.
     """
-    base, marking, accent = np.asarray(colours, np.float32)
+    base, marking, accent = colours
     if pattern == "patches":
-        field, second = fractal(shape, rng, 3.4, 3 * size), fractal(shape, rng, 3.2, 2 * size)
+        field, second = noise(shape, rng, 3 * size, 3.4), noise(shape, rng, 2 * size, 3.2)
         skin = mix(mix(base, marking, smoothstep(field, 0.05, 0.25)), accent, smoothstep(second, 1.0, 1.15))
-        bump = 0.1 * field
     elif pattern == "scales":
-        rim, ident = cells(shape, rng, 1.4 * size)
-        skin = mix(mix(base, marking, 0.75 * ident), accent, 1 - smoothstep(rim, 0.02, 0.16))
-        bump = smoothstep(rim, 0, 0.5)
+        rim, ident = cells(shape, rng, round(1.4 * size))
+        skin = mix(accent, mix(base, marking, 0.75 * ident), smoothstep(rim, 0.0, 0.14))
     else:
-        stretch, angle = {"stripes": (5, 0.0), "bands": (5, np.pi / 2)}.get(pattern, (1, 0.0))
-        field = band(shape, rng, 1.6 * size, 0.22, stretch, angle + rng.normal(0, 0.12))
+        field = noise(shape, rng, 1.6 * size, along=np.pi / 2 if pattern == "bands" else None)
         level = 0.75 if pattern == "spots" else 0.0
         skin = mix(base, marking, smoothstep(field, level - 0.18, level + 0.18))
-        core = smoothstep(field, level + 0.9, level + 1.1)
-        skin = mix(skin, accent, 0.85 * core)
-        bump = 0.25 * smoothstep(field, level - 0.3, level + 0.3)
-    grain = fractal(shape, rng, 1.4, 24)
-    return np.clip(skin * (1 + 0.10 * grain[..., None]), 0, 1).astype(np.float32), bump + 0.05 * grain
+        skin = mix(skin, accent, 0.85 * smoothstep(field, level + 0.9, level + 1.1))
+    return np.clip(skin * (1 + 0.10 * noise(shape, rng, 24, 1.4)[..., None]), 0, 1)
