@@ -4,22 +4,21 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 
-from core.distributed import Team
 from core.errors import UserError
 from core.palette import read_ids
 from core.schema import Propagation
 from labelprop import runner
+from labelprop.video import segment_video
 
 SIZE = (48, 64)
 CFG = Propagation(
@@ -61,6 +60,12 @@ def colours(frames):
     return F.normalize(F.avg_pool2d(frames, 8, ceil_mode=True), dim=1)
 
 
+def tracker(features, layer="x"):
+    """Stands in for a Tracker: propagates these features."""
+    segment = lambda frames, masks: segment_video(frames, masks, features, CFG, ahead=2)
+    return SimpleNamespace(layer=layer, device=torch.device("cpu"), segment=segment)
+
+
 class Counting:
     """The same, counting frames; raises `error` at frame number `at`."""
 
@@ -82,12 +87,12 @@ def files(folder):
 @pytest.fixture
 def whole(tmp_path):
     """What an uninterrupted run writes."""
-    runner.run([Moving("one"), Moving("two")], colours, CFG, tmp_path / "whole", "x")
+    runner.run([Moving("one"), Moving("two")], tracker(colours), tmp_path / "whole")
     return files(tmp_path / "whole")
 
 
 def test_masks_and_overlays_of_written_frames(tmp_path):
-    masks = runner.run([Moving("one", every=2)], colours, CFG, tmp_path, "res4")
+    masks = runner.run([Moving("one", every=2)], tracker(colours, "res4"), tmp_path)
     assert masks == tmp_path / "res4_vos"
     names = ["00000", "00002", "00004"]
     assert sorted(files(tmp_path)) == [
@@ -106,27 +111,27 @@ def test_masks_and_overlays_of_written_frames(tmp_path):
 def test_an_interrupted_sequence_leaves_nothing_and_is_done_again(tmp_path, whole):
     sequences, out = [Moving("one"), Moving("two")], tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        runner.run(sequences, Counting(10, KeyboardInterrupt()), CFG, out, "x")
+        runner.run(sequences, tracker(Counting(10, KeyboardInterrupt())), out)
     assert files(out) == {path: content for path, content in whole.items() if "/one" in path}
     again = Counting()
-    runner.run(sequences, again, CFG, out, "x")
+    runner.run(sequences, tracker(again), out)
     assert again.frames == 6 and files(out) == whole
 
 
 def test_finished_sequences_are_left_out_and_damaged_ones_done_again(tmp_path, whole, capsys):
     sequences, out = [Moving("one"), Moving("two")], tmp_path / "whole"
     idle = Counting()
-    runner.run(sequences, idle, CFG, out, "x")
+    runner.run(sequences, tracker(idle), out)
     assert idle.frames == 0 and "[2/2] two: finished before" in capsys.readouterr().out
     damaged = out / "x_vos/two/00003.png"
     damaged.write_bytes(damaged.read_bytes()[:-30])
     (out / "x_vos/.two.part").mkdir()
     (out / "x_vos/.two.part/00000.png").write_text("left by a killed program")
     mended = Counting()
-    runner.run(sequences, mended, CFG, out, "x")
+    runner.run(sequences, tracker(mended), out)
     assert mended.frames == 6 and files(out) == whole
     all_again = Counting()
-    runner.run(sequences, all_again, CFG, out, "x", overwrite=True, visuals=False)
+    runner.run(sequences, tracker(all_again), out, overwrite=True, visuals=False)
     assert all_again.frames == 12
     assert files(out) == {path: content for path, content in whole.items() if "vis" not in path}
 
@@ -140,26 +145,26 @@ def test_finished_sequences_are_left_out_and_damaged_ones_done_again(tmp_path, w
     ],
 )
 def test_a_sequence_is_done_again_where_something_else_is_given(tmp_path, capsys, other, reason):
-    runner.run([Moving("one", length=2)], colours, CFG, tmp_path, "x")
+    runner.run([Moving("one", length=2)], tracker(colours), tmp_path)
     changed = Moving("one", **{"length": 2, **other})
-    runner.run([changed], colours, CFG, tmp_path, "x")
+    runner.run([changed], tracker(colours), tmp_path)
     assert f"; {reason}: done again" in capsys.readouterr().out
-    runner.run([changed], colours, CFG, tmp_path / "fresh", "x")
+    runner.run([changed], tracker(colours), tmp_path / "fresh")
     fresh = files(tmp_path / "fresh")
     assert fresh == {path: content for path, content in files(tmp_path).items() if "fresh" not in path}
-    runner.run([changed], Counting(1, AssertionError("done once more")), CFG, tmp_path, "x")
+    runner.run([changed], tracker(Counting(1, AssertionError("done once more"))), tmp_path)
 
 
 def test_results_without_a_record_are_done_again(tmp_path, capsys):
     record, sequences = tmp_path / "x_given/one.json", [Moving("one", length=1)]
     for content in (None, "", "[1]", "{}", '{"masks": 3'):
-        runner.run(sequences, colours, CFG, tmp_path, "x")
+        runner.run(sequences, tracker(colours), tmp_path)
         before = files(tmp_path)
         record.unlink()
         if content is not None:
             record.write_text(content)
         capsys.readouterr()
-        runner.run(sequences, colours, CFG, tmp_path, "x")
+        runner.run(sequences, tracker(colours), tmp_path)
         assert "no record of the masks given: done again" in capsys.readouterr().out and files(tmp_path) == before
 
 
@@ -181,19 +186,19 @@ def test_a_kill_while_results_are_replaced_leaves_no_record_that_claims_too_much
         Image.fromarray(ids).save(vos / f"{name}.png")
 
     monkeypatch.setattr(runner, "write", write)
-    runner.run([Moving("one", length=2)], colours, CFG, tmp_path / "out", "x")
-    runner.run(changed, colours, CFG, tmp_path / "fresh", "x")
+    runner.run([Moving("one", length=2)], tracker(colours), tmp_path / "out")
+    runner.run(changed, tracker(colours), tmp_path / "fresh")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "rename", counted(Path.rename))
         patch.setattr(os, "replace", counted(os.replace))
-        runner.run(changed, colours, CFG, tmp_path / "out", "x")
+        runner.run(changed, tracker(colours), tmp_path / "out")
     assert len(done) == renames and not (tmp_path / "out/x_given/one.json").exists()
-    runner.run(changed, colours, CFG, tmp_path / "out", "x")
+    runner.run(changed, tracker(colours), tmp_path / "out")
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
 def test_a_sequence_says_what_it_follows(tmp_path, capsys):
-    runner.run([Moving("one")], colours, CFG, tmp_path, "x")
+    runner.run([Moving("one")], tracker(colours), tmp_path)
     assert "1 object: 7 (256 px)" in capsys.readouterr().out
     ids = np.repeat(np.arange(44, dtype=np.uint8), 10)
     told = runner.followed({0: ids, 3: np.full(5, 99, np.uint8)})
@@ -205,7 +210,7 @@ def test_killed_in_the_middle(tmp_path, whole):
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
         "from tests import test_labelprop_runner as t\n"
         "def slow(frames): time.sleep(0.3); return t.colours(frames)\n"
-        "t.runner.run([t.Moving('one'), t.Moving('two')], slow, t.CFG, sys.argv[1], 'x')\n"
+        "t.runner.run([t.Moving('one'), t.Moving('two')], t.tracker(slow), sys.argv[1])\n"
     )
     root = Path(__file__).parents[1]
     out = tmp_path / "out"
@@ -218,14 +223,14 @@ def test_killed_in_the_middle(tmp_path, whole):
     program.wait()
     assert not (out / "x_vos/two").exists()
     again = Counting()
-    runner.run([Moving("one"), Moving("two")], again, CFG, out, "x")
+    runner.run([Moving("one"), Moving("two")], tracker(again), out)
     assert again.frames == 6 and files(out) == whole
 
 
 def test_a_bad_frame_keeps_the_sequences_before_it(tmp_path):
     with pytest.raises(UserError, match="00002.jpg"):
         runner.run(
-            [Moving("one"), Moving("two")], Counting(9, UserError("two/00002.jpg: damaged")), CFG, tmp_path, "x"
+            [Moving("one"), Moving("two")], tracker(Counting(9, UserError("two/00002.jpg: damaged"))), tmp_path
         )
     assert {Path(p).parts[1] for p in files(tmp_path)} == {"one", "one.json"}
 
@@ -238,31 +243,25 @@ def test_what_fails_while_masks_are_written_ends_the_sequence(tmp_path, monkeypa
     monkeypatch.setattr(runner, "write", full)
     seen, before = Counting(), threading.active_count()
     with pytest.raises(UserError, match="one: 00002.png: cannot be written"):
-        runner.run([Moving("one", length=200), Moving("two")], seen, CFG, tmp_path, "x")
+        runner.run([Moving("one", length=200), Moving("two")], tracker(seen), tmp_path)
     assert seen.frames < 30 and not list(tmp_path.iterdir())
     assert threading.active_count() == before
 
 
-def test_processes_of_a_team_share_the_sequences(tmp_path, whole, capsys):
-    """Two processes, as threads here: the longest sequence first, each done once."""
-    sequences, store = [Moving("one"), Moving("two"), Moving("long", length=9)], dist.HashStore()
-    counts = [Counting(), Counting()]
-
-    def process(rank):
-        runner.run(sequences, counts[rank], CFG, tmp_path / "out", "x", team=Team(rank, 2, 2, store))
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(process, (0, 1)))
-    assert counts[0].frames + counts[1].frames == 21
-    told = capsys.readouterr().out
-    assert "[1/3] long: 9 frames" in told and "[2/3] one" in told and "[3/3] two" in told
+def test_processes_share_the_sequences(tmp_path, whole):
+    """Dealt out, the longest first; each done once."""
+    sequences, counts = [Moving("one"), Moving("two"), Moving("long", length=9)], []
+    for rank in (0, 1):
+        counts.append(Counting())
+        runner.run(sequences, tracker(counts[rank]), tmp_path / "out", rank=rank, world=2)
+    assert [count.frames for count in counts] == [9 + 6, 6]
     assert {path: content for path, content in files(tmp_path / "out").items() if "long" not in path} == whole
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "x_vos").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="x_vos"):
-        runner.run([Moving("one")], colours, CFG, tmp_path, "x")
+        runner.run([Moving("one")], tracker(colours), tmp_path)
 
 
 def test_features_see_frames_on_the_device_in_zero_to_one(tmp_path):
@@ -272,5 +271,5 @@ def test_features_see_frames_on_the_device_in_zero_to_one(tmp_path):
         seen.append((frames.device.type, frames.dtype, float(frames.min()) >= 0, 0.5 < float(frames.max()) <= 1))
         return colours(frames)
 
-    runner.run([Moving("one", length=2)], features, CFG, tmp_path, "x", device="cpu", quiet=True)
+    runner.run([Moving("one", length=2)], tracker(features), tmp_path, quiet=True)
     assert set(seen) == {("cpu", torch.float32, True, True)}
