@@ -25,7 +25,7 @@ class Colours(nn.Module):
     """An extractor of mean colours; `fine` sees them brighter."""
 
     layers = ("plain", "fine")
-    protocol = "INO"
+    protocol, changes = "INO", {}
 
     def __init__(self):
         super().__init__()
