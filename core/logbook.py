@@ -1,8 +1,27 @@
 """What a run tells: plain lines for the terminal and the log file, curves and pictures for TensorBoard."""
 
+import logging
+import sys
 import time
 
-from tensorboardX import SummaryWriter
+log = logging.getLogger(__name__)
+
+
+def SummaryWriter(folder, **options):
+    """tensorboardX's writer; where that package is missing, a warning and a writer that writes nothing."""
+    try:
+        from tensorboardX import SummaryWriter as Writer
+    except ImportError:
+        log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
+        return _Silent()
+    return Writer(folder, **options)
+
+
+class _Silent:
+    def _nothing(self, *_):
+        pass
+
+    add_scalar = add_image = flush = close = _nothing
 
 
 class Logbook:

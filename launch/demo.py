@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from core.errors import reported  # noqa: E402
-from core.evaluation import davis  # noqa: E402
-from core.palette import overlay, read_ids, write_indexed, write_picture  # noqa: E402
-from datasets import vos_sequences  # noqa: E402
-from labelprop import runner  # noqa: E402
-from models import snapshots  # noqa: E402
+from core.errors import reported
+from core.evaluation import davis
+from core.palette import overlay, read_ids, write_indexed, write_picture
+from datasets import vos_sequences
+from labelprop import runner
+from models import snapshots
 
 DATA, RUN, OUT = Path("data/sample"), Path("runs/sample/default"), Path("results/demo")
 KEY = "res4"

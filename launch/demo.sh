@@ -6,4 +6,4 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m datasets.sample
 EXP= RUN_ID= DATA= SEED= GPUS= bash launch/train.sh sample  # whatever these are outside
-exec "$PYTHON" launch/demo.py
+exec "$PYTHON" -m launch.demo
