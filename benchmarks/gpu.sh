@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Everything worth running when a GPU is at hand, in one command:  bash benchmarks/gpu.sh
-# DEVICE=cpu is a dry run of the same steps.
+# Everything worth running when a GPU is at hand, in one command:  bash benchmarks/gpu.sh [train.py arguments]
+# Variables: REPEATS (of each measurement, default 3), STEPS (of the training, default 60).
+# DEVICE=cpu is a dry run of the same steps, some of them smaller.
 set -euo pipefail
 . "$(dirname "$0")/../launch/environment.sh"
-device=${DEVICE:-cuda}
+device=${DEVICE:-cuda} status=0 # a failure must not keep the rest from being measured
+measure() { "$PYTHON" -m "benchmarks.$1" --device "$device" --repeats "${REPEATS:-3}" "${@:2}" || status=1; }
+small() { [ "$device" != cpu ] || echo "$@"; }
 "$PYTHON" -c "import torch; print('torch', torch.__version__, 'cuda', torch.version.cuda, torch.cuda.is_available())"
 "$PYTHON" -m datasets.sample
 echo; echo "== the device against the CPU"
-"$PYTHON" benchmarks/devices.py --device "$device" --repeats "${REPEATS:-3}"
+measure devices $(small --steps 1 --frames 3)
 echo; echo "== label propagation: the kernels' tests, then one frame by every way"
-status=0 # a failure here must not keep the rest from being measured
 "$PYTHON" -m pytest -q tests/test_labelprop_triton.py || status=1
-"$PYTHON" benchmarks/propagation_gpu.py --device "$device" --repeats "${REPEATS:-3}" \
-    $([ "$device" = cpu ] && echo --geometry dul) || status=1
+measure propagation $(small --cells 15 27)
 echo; echo "== inference, stage by stage, in turn and overlapped"
 "$PYTHON" -m pytest -q tests/test_labelprop_pipeline.py || status=1
-stages() { "$PYTHON" benchmarks/inference.py --device "$device" --repeats "${REPEATS:-3}" "$@" || status=1; }
-stages --precision fp32
+measure inference --precision fp32 $(small --frames 5)
 if [ "$device" != cpu ]; then
-    stages --precision bf16
-    stages --precision fp16
-    stages --precision fp16 --compile
+    measure inference --precision bf16
+    measure inference --precision fp16
+    measure inference --precision fp16 --compile
 fi
 echo; echo "== a short training at the paper's size: clips/s, and the share of time that waits for data"
 run=$(mktemp -d)
@@ -30,5 +30,5 @@ trap 'rm -rf "$run"' EXIT
     --set "schedule.steps=${STEPS:-60}" --set optim.precision=auto --set log.picture_steps=1000 "$@"
 echo; echo "== inference with that network on the sample set"
 "$PYTHON" infer_vos.py --checkpoint "$run/last.pth" --dataset sample --data data/sample --out "$run/masks" \
-    --device "$device" --no-vis
+    --device "$device" --no-vis $(small --sequences crabs)
 exit $status

@@ -1,6 +1,6 @@
 """How much faster is J&F here than by the official program's way, on one core, and do they agree to the last bit?
 
-    python benchmarks/metrics.py [--annotations DIR] [--heights 480 1080] [--frames 12] [--repeats 5]
+    python -m benchmarks.metrics [--annotations DIR] [--heights 480 1080] [--frames 12] [--repeats 5]
 
 Two parts, each timed for both, who take turns, on one core:
     measures   masks of the objects in memory -> J and F
@@ -10,24 +10,20 @@ objects by arrays of float64; for every object full frames, an empty mask of voi
 three shifted copies, and each contour dilated with OpenCV by the full disk.
 Masks: annotations, each sequence by itself ("found") and all laid over each other ("layered": more objects a
 frame), against masks with an algorithm's mistakes: objects moved, shrunk, grown or lost, and specks far off.
-CPU seconds are less moved by a busy machine than seconds of the clock.
 """
 
-import argparse
-import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from core.errors import UserError, reported  # noqa: E402
-from core.evaluation import davis, jf  # noqa: E402
-from core.palette import read_ids, write_indexed  # noqa: E402
+from benchmarks import timing
+from core.errors import UserError, reported
+from core.evaluation import davis, jf
+from core.palette import read_ids, write_indexed
 
 
 def plain_j(truth_MTHW, prediction_MTHW):
@@ -70,16 +66,15 @@ def plain_measures(truth_MTHW, prediction_MTHW):
     return np.array([plain_j(truth_MTHW, prediction_MTHW), f])
 
 
+def our_measures(truth_MTHW, prediction_MTHW):
+    both = zip(truth_MTHW, prediction_MTHW)
+    return np.array([[jf.j_and_f(*frame) for frame in zip(*masks)] for masks in both]).transpose(2, 0, 1)
+
+
 def separated(ids_THW, objects):
     """Masks of every object, bool [M,T,H,W], by way of float64 as official."""
     numbers = np.ones((len(objects), *ids_THW.shape)) * np.array(objects)[:, None, None, None]
     return numbers == ids_THW[None]
-
-
-def plain_statistics(values):
-    cuts = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(int)
-    bins = [values[first : last + 1] for first, last in zip(cuts, cuts[1:])]
-    return np.nanmean(values), np.nanmean(values > 0.5), np.nanmean(bins[0]) - np.nanmean(bins[3])
 
 
 def plain_program(annotations, results):
@@ -91,13 +86,8 @@ def plain_program(annotations, results):
         prediction = np.stack([read_ids(results / folder.name / path.name) for path in paths[1:-1]])
         objects = sorted(davis.object_ids(truth[0]))
         j, f = plain_measures(*(separated(ids, objects) for ids in (truth[1:-1], prediction)))
-        rows += [[plain_statistics(j_T), plain_statistics(f_T)] for j_T, f_T in zip(j, f)]
+        rows += [[jf.statistics(j_T), jf.statistics(f_T)] for j_T, f_T in zip(j, f)]
     return np.array(rows)
-
-
-def our_measures(truth_MTHW, prediction_MTHW):
-    both = zip(truth_MTHW, prediction_MTHW)
-    return np.array([[jf.j_and_f(*frame) for frame in zip(*masks)] for masks in both]).transpose(2, 0, 1)
 
 
 def our_program(annotations, results):
@@ -112,14 +102,12 @@ def mistaken(ids, rng):
         disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * some + 1, 2 * some + 1))
         kind = rng.choice(["moved", "shrunk", "grown", "specks", "lost"], p=[0.3, 0.2, 0.2, 0.2, 0.1])
         if kind == "moved":
-            shift = np.float32([[1, 0, rng.integers(-some, some + 1)], [0, 1, rng.integers(-some, some + 1)]])
-            mask = cv2.warpAffine(mask, shift, (width, height))
+            mask = np.roll(mask, rng.integers(-some, some + 1, 2), axis=(0, 1))
         elif kind in ("shrunk", "grown"):
             mask = (cv2.erode if kind == "shrunk" else cv2.dilate)(mask, disk)
         elif kind == "specks":
-            for _ in range(4):
-                spot = (int(rng.integers(width)), int(rng.integers(height)))
-                cv2.circle(mask, spot, some, 1, cv2.FILLED)
+            for x, y in rng.integers((width, height), size=(4, 2)).tolist():
+                cv2.circle(mask, (x, y), some, 1, cv2.FILLED)
         if kind != "lost":
             out[mask > 0] = id
     return out
@@ -130,9 +118,8 @@ def found_sequences(annotations, frames, height):
     sequences = {}
     for folder in sorted(Path(annotations).glob("*/")):
         paths = sorted(folder.glob("*.png"))
-        chosen = np.linspace(0, len(paths) - 1, frames).round().astype(int) if len(paths) >= frames else []
-        masks = [read_ids(paths[t]) for t in chosen]
-        if masks:
+        if len(paths) >= frames:
+            masks = [read_ids(paths[t]) for t in np.linspace(0, len(paths) - 1, frames).round().astype(int)]
             size = (round(masks[0].shape[1] * height / masks[0].shape[0]), height)
             sequences[folder.name] = np.stack([cv2.resize(m, size, interpolation=cv2.INTER_NEAREST) for m in masks])
     if not sequences:
@@ -150,30 +137,15 @@ def layered(sequences):
     return {"all": ids}
 
 
-def write(sequences, folder):
-    for name, ids_THW in sequences.items():
-        for t, ids in enumerate(ids_THW):
-            write_indexed(folder / name / f"{t:05d}.png", ids)
-
-
-def timed(work):
-    """Seconds of the clock, of the CPU, and the result."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return time.perf_counter() - wall, time.process_time() - cpu, result
-
-
 def compare(title, plain, ours, frames, repeats):
     """One row of the table; the largest difference."""
-    runs = [(timed(plain), timed(ours)) for _ in range(repeats)]
-    median = lambda way, clock: 1e3 * statistics.median(run[way][clock] for run in runs) / frames
-    (slow, fast), (slow_cpu, fast_cpu) = ([median(way, clock) for way in (0, 1)] for clock in (0, 1))
-    difference = float(np.abs(runs[-1][0][2] - runs[-1][1][2]).max())
-    print(
-        f"| {title} | {slow_cpu:.2f} | {fast_cpu:.2f} | {slow_cpu / fast_cpu:.1f} "
-        f"| {slow:.2f} | {fast:.2f} | {slow / fast:.1f} | {difference} |",
-        flush=True,
-    )
+    runs = timing.alternated({"plain": plain, "ours": ours}, repeats)
+    cells = []
+    for clock in ("cpu", "wall"):
+        slow, fast = (1e3 * timing.median(each, clock) / frames for each in runs.values())
+        cells += [f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f}"]
+    difference = float(np.abs(runs["plain"][-1].result - runs["ours"][-1].result).max())
+    timing.row(*title, *cells, difference)
     return difference
 
 
@@ -181,38 +153,35 @@ def rows(title, sequences, repeats):
     """Both parts of one set of sequences -> the largest difference."""
     rng = np.random.default_rng(0)
     results = {name: np.stack([mistaken(ids, rng) for ids in ids_THW]) for name, ids_THW in sequences.items()}
-    cases = []
-    for name, ids in sequences.items():
-        objects = sorted(davis.object_ids(ids[0]))
-        cases.append([separated(masks[1:-1], objects) for masks in (ids, results[name])])
-    frames, masks = (sum(np.prod(truth.shape[first:2]) for truth, _ in cases) for first in (1, 0))
-    title = f"{title} | {masks / frames:.1f}"
-    plain, ours = (
-        lambda way=way: np.concatenate([way(*case).ravel() for case in cases]) for way in (plain_measures, our_measures)
-    )
-    worst = compare(f"{title} | measures", plain, ours, frames, repeats)
+    objects = {name: sorted(davis.object_ids(ids_THW[0])) for name, ids_THW in sequences.items()}
+    cases = [[separated(each[name][1:-1], objects[name]) for each in (sequences, results)] for name in sequences]
+    frames = sum(truth.shape[1] for truth, _ in cases)
+    title = (title, f"{sum(truth.shape[0] * truth.shape[1] for truth, _ in cases) / frames:.1f}")
+    measures = lambda way: np.concatenate([way(*case).ravel() for case in cases])
+    works = (partial(measures, way) for way in (plain_measures, our_measures))
+    worst = compare((*title, "measures"), *works, frames, repeats)
     with tempfile.TemporaryDirectory() as folder:
         folders = Path(folder, "truth"), Path(folder, "results")
         for masks, where in zip((sequences, results), folders):
-            write(masks, where)
-        plain, ours = (lambda way=way: way(*folders) for way in (plain_program, our_program))
-        return max(worst, compare(f"{title} | program", plain, ours, frames, repeats))
+            for name, ids_THW in masks.items():
+                for t, ids in enumerate(ids_THW):
+                    write_indexed(where / name / f"{t:05d}.png", ids)
+        works = (partial(way, *folders) for way in (plain_program, our_program))
+        return max(worst, compare((*title, "program"), *works, frames, repeats))
 
 
 @reported
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = timing.arguments(__doc__, repeats=5)
     parser.add_argument("--annotations", default="data/davis2017/Annotations/480p", help="DIR/<sequence>/<frame>.png")
     parser.add_argument("--heights", type=int, nargs="+", default=[480, 1080])
     parser.add_argument("--frames", type=int, default=12, help="of each sequence, 3 or more")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.frames < 3:
         raise UserError(f"--frames {args.frames}: must be 3 or more, because the first and the last are left out")
     cv2.setNumThreads(1)
     print(f"{args.annotations}, ms a frame on one core, medians of {args.repeats} alternated runs\n")
-    print("| masks | objects | part | as official, CPU | ours | ratio | clock | ours | ratio | largest difference |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    timing.head("masks", "objects", "part", "as official, CPU", "ours", "ratio", "clock", "ours", "ratio", "difference")
     worst = 0
     for height in args.heights:
         found = found_sequences(args.annotations, args.frames, height)

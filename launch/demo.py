@@ -1,4 +1,8 @@
-"""The demo's last part: three ways to follow the sample set's objects, their J&F, and a picture of each."""
+"""The demo: ways to follow the sample set's objects, their J&F, and a picture of each.
+
+    python -m launch.demo weights    the first mask copied, an untrained network, the weights that come along
+    python -m launch.demo            the same, and the network that the demo trained
+"""
 
 import sys
 import time
@@ -6,24 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from core.errors import reported  # noqa: E402
-from core.evaluation import davis  # noqa: E402
-from core.palette import overlay, read_ids, write_indexed, write_picture  # noqa: E402
-from datasets import vos_sequences  # noqa: E402
-from labelprop import runner  # noqa: E402
-from models import snapshots  # noqa: E402
+import models
+from core.errors import reported
+from core.evaluation import davis
+from core.palette import overlay, read_ids, write_indexed, write_picture
+from datasets import vos_sequences
+from labelprop import Tracker, runner
 
 DATA, RUN, OUT = Path("data/sample"), Path("runs/sample/default"), Path("results/demo")
-KEY = "res4"
+LAYER = "res4"
 PICTURED = ("koi-pond", "forest-beetles", "coral-garden")
 
 
 def copy_first_masks(sequences, out):
     """The baseline that needs no network: nothing moves."""
-    masks = out / f"{KEY}_vos"
+    masks = out / f"{LAYER}_vos"
     for sequence in sequences:
         ids = sequence.given()[0]
         for name in sequence.frame_names:
@@ -31,11 +32,9 @@ def copy_first_masks(sequences, out):
     return masks
 
 
-def follow(checkpoint, sequences, out):
+def follow(source, sequences, out):
     """Propagate with a network's features -> the folder of masks."""
-    config_path = "configs/sample.yaml" if checkpoint == "untrained" else None
-    method, config = snapshots.restore(checkpoint, config_path)
-    return runner.run(sequences, method.extractor(KEY), config.propagation, out, KEY, overwrite=True)
+    return runner.run(sequences, Tracker(models.load(source), LAYER), out)
 
 
 def compare(sequences, masks, path):
@@ -51,27 +50,29 @@ def compare(sequences, masks, path):
 
 
 @reported
-def main():
-    sequences = vos_sequences.sample(DATA)
-    print(f"following the objects of {len(sequences)} sequences with {KEY} features, untrained and trained", flush=True)
+def main() -> None:
+    sequences, trained = vos_sequences.sample(DATA), sys.argv[1:] != ["weights"]
+    sources = {"untrained network": "untrained"}
+    if models.DEFAULT.exists():
+        sources["weights that come along"] = models.DEFAULT
+    if trained:
+        sources["trained by this demo"] = RUN / "last.pth"
+    print(f"following the objects of {len(sequences)} sequences: {', '.join(sources)}", flush=True)
     started = time.perf_counter()
-    masks = {
-        "first mask copied": copy_first_masks(sequences, OUT / "copied"),
-        "untrained network": follow("untrained", sequences, OUT / "untrained"),
-        "trained network": follow(RUN / "last.pth", sequences, OUT / "trained"),
-    }
-    scores = {way: davis.evaluate(DATA / "Annotations/480p", folder, [s.name for s in sequences])
-              for way, folder in masks.items()}
+    masks = {"first mask copied": copy_first_masks(sequences, OUT / "copied")}
+    for way, source in sources.items():
+        masks[way] = follow(source, sequences, OUT / way.replace(" ", "_"))
     compare(sequences, masks, OUT / "comparison.jpg")
-    print(f"\n{'sample set, percent':<22}{'J&F':>8}{'J':>8}{'F':>8}")
-    for way, each in scores.items():
-        total = davis.overall(each)
-        print(f"{way:<22}{100 * total.jf_mean:8.1f}{100 * total.J.mean:8.1f}{100 * total.F.mean:8.1f}")
+    print(f"\n{'sample set, percent':<25}{'J&F':>8}{'J':>8}{'F':>8}")
+    for way, folder in masks.items():
+        total = davis.overall(davis.evaluate(DATA / "Annotations/480p", folder, [s.name for s in sequences]))
+        print(f"{way:<25}{100 * total.jf_mean:8.1f}{100 * total.J.mean:8.1f}{100 * total.F.mean:8.1f}")
     print(
         f"\n{time.perf_counter() - started:.0f} s for propagation and scoring"
-        f"\noverlays:         {OUT}/trained/{KEY}_vis/<sequence>/, and all three ways in {OUT}/comparison.jpg"
-        f"\nTensorBoard log:  {RUN}/tensorboard   ({sys.executable} -m tensorboard.main --logdir runs)"
+        f"\noverlays:         {folder.parent}/{LAYER}_vis/<sequence>/, and all ways in {OUT}/comparison.jpg"
     )
+    if trained:
+        print(f"TensorBoard log:  {RUN}/tensorboard   ({sys.executable} -m tensorboard.main --logdir runs)")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Everything once, small, in minutes on two CPU cores:  bash launch/demo.sh
-# Sets up Python if need be, makes the sample set, trains DUL on it, follows its objects, prints J&F.
-# Called again it goes on where it stopped.
+# Sets up Python if need be, makes the sample set, follows its objects with the weights that come along, then trains
+# DUL on its clips and follows the objects again; prints J&F.  Called again it goes on where it stopped.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m datasets.sample
+"$PYTHON" -m launch.demo weights
 EXP= RUN_ID= DATA= SEED= GPUS= INIT= bash launch/train.sh sample  # whatever these are outside
-exec "$PYTHON" launch/demo.py
+exec "$PYTHON" -m launch.demo

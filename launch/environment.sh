@@ -1,8 +1,7 @@
-# Sourced by the launchers: goes to the repository's root and sets PYTHON to a Python that satisfies
-# requirements.txt: $PYTHON if you set it, the active one if it does, else .venv, which is made if need be.
+# Sourced by the launchers: goes to the repository's root and sets PYTHON to a Python that can run the project:
+# $PYTHON if you set it; else the active one if it has all of requirements.txt, or .venv if that has; else the
+# active one as it is if it will do; else .venv, which is made or completed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-
-satisfies() { "$1" launch/check_requirements.py requirements.txt > /dev/null 2>&1; }
 
 find_python() {
     local name
@@ -16,21 +15,38 @@ find_python() {
     exit 2
 }
 
+# Sets fit (0: has everything, 3: will do, other: will not) and differences.
+check() {
+    fit=0
+    differences=$("$1" launch/check_requirements.py requirements.txt 2>/dev/null) || fit=$?
+}
+
+make_venv() {
+    echo "setting up .venv (downloads about 5 GB once, takes minutes) ..."
+    [ -x .venv/bin/python ] || "$active" -m venv .venv || {
+        echo "error: could not make .venv; on Debian and Ubuntu: apt-get install python3-venv" >&2
+        rm -rf .venv
+        exit 2
+    }
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        -r requirements.txt -r requirements-optional.txt || exit 2
+}
+
 if [ -n "${PYTHON:-}" ]; then
-    satisfies "$PYTHON" || { echo "error: PYTHON=$PYTHON does not satisfy requirements.txt" >&2; exit 2; }
+    check "$PYTHON"
+    case $fit in
+        0 | 3) ;;
+        *) printf 'error: PYTHON=%s does not satisfy requirements.txt\n%s\n' "$PYTHON" "$differences" >&2; exit 2 ;;
+    esac
 else
-    PYTHON=$(find_python) || exit 2
-    if ! satisfies "$PYTHON"; then
-        if ! { [ -x .venv/bin/python ] && satisfies .venv/bin/python; }; then
-            echo "setting up .venv (downloads about 5 GB once, takes minutes) ..."
-            [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv || {
-                echo "error: could not make .venv; on Debian and Ubuntu: apt-get install python3-venv" >&2
-                rm -rf .venv
-                exit 2
-            }
-            .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-                -r requirements.txt -r requirements-optional.txt || exit 2
-        fi
-        PYTHON=$PWD/.venv/bin/python
+    active=$(find_python) || exit 2
+    for PYTHON in "$active" "$PWD/.venv/bin/python"; do
+        check "$PYTHON"
+        [ "$fit" != 0 ] || break
+    done
+    if [ "$fit" != 0 ]; then
+        check "$active"
+        if [ "$fit" = 3 ]; then PYTHON=$active; else make_venv; fi
     fi
 fi
+[ "$fit" != 3 ] || printf 'note: %s is used as it is:\n%s\n' "$PYTHON" "$(sed 's/^/    /' <<< "$differences")" >&2

@@ -1,34 +1,138 @@
-"""The benchmarks that reach into the programs' parts still find them."""
+"""The benchmarks find the programs' parts, and compare what is the same."""
 
-import subprocess
-import sys
+import importlib
+import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
+from benchmarks import inference, metrics, pack, scaling, timing, workload
 from core.palette import write_indexed
+from labelprop.reference import inside_window
 
-ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in Path(metrics.__file__).parent.glob("*.py"))
 
 
-def test_inference_is_timed_stage_by_stage(tmp_path):
-    ids = np.zeros((48, 64), np.uint8)
-    ids[10:30, 20:50] = 1
-    write_indexed(tmp_path / "Annotations/480p/one/00000.png", ids)
-    (tmp_path / "JPEGImages/480p/one").mkdir(parents=True)
+@pytest.fixture
+def davis(tmp_path):
+    """A sequence of five small frames in DAVIS layout, all annotated."""
+    root, rng = tmp_path / "davis", np.random.default_rng(0)
     for t in range(5):
-        frame = np.random.default_rng(t).integers(0, 256, (48, 64, 3), np.uint8)
-        Image.fromarray(frame).save(tmp_path / f"JPEGImages/480p/one/{t:05d}.jpg")
-    (tmp_path / "ImageSets/2017").mkdir(parents=True)
-    (tmp_path / "ImageSets/2017/val.txt").write_text("one\n")
-    command = [sys.executable, ROOT / "benchmarks/inference.py", "--data", tmp_path, "--frames", "4", "--repeats", "1"]
-    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line][2:]
+        ids = np.zeros((48, 64), np.uint8)
+        ids[10:30, 20 + t : 50] = 1
+        write_indexed(root / f"Annotations/480p/one/{t:05d}.png", ids)
+        (root / "JPEGImages/480p/one").mkdir(parents=True, exist_ok=True)
+        frame = rng.integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(frame).save(root / f"JPEGImages/480p/one/{t:05d}.jpg")
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/val.txt").write_text("one\n")
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_finds_what_it_uses(name):
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert module.__doc__ and (hasattr(module, "main") or name in ("timing", "workload"))
+
+
+def test_works_take_turns_and_the_first_turns_do_not_count():
+    order = []
+    runs = timing.alternated({"a": "A", "b": "B"}, 2, lambda work: order.append(work) or len(order), warm=1)
+    assert order == list("ABABAB") and runs == {"a": [3, 5], "b": [4, 6]}
+
+
+def test_a_run_is_the_mean_of_its_calls():
+    results = iter(range(10))
+    run = timing.timed(lambda: next(results), calls=4)
+    assert run.result == 3 and 0 < run.wall < 1 and next(results) == 4
+    assert timing.median([run._replace(cpu=c) for c in (5, 1, 2)], "cpu") == 2
+
+
+@pytest.mark.parametrize("name", workload.GEOMETRIES)
+def test_the_dense_computation_is_the_engines(name, monkeypatch):
+    monkeypatch.setitem(workload.CHUNK, "cpu", 50)
+    *_, cfg = workload.GEOMETRIES[name]
+    cfg = type(cfg)(**{**vars(cfg), "radius": 4})
+    frames, labels = workload.made_features(4, 9, 13, 24).double(), workload.made_labels(3, 9, 13).double()
+    dense, engine = (workload.propagation(way, frames[:-1], cfg)(frames[-1], labels) for way in ("dense", "windowed"))
+    torch.testing.assert_close(dense, engine, rtol=0, atol=1e-12)
+    assert torch.equal(workload.outside_window(torch.arange(117), 9, 13, cfg), ~inside_window(9, 13, cfg))
+
+
+def test_scaling_keeps_its_numbers_where_nothing_can_be_drawn(tmp_path, monkeypatch, capsys):
+    for name, value in {"H": 8, "W": 9, "D": 16, "GRIDS": {240: (8, 9)}}.items():
+        monkeypatch.setattr(scaling, name, value)
+    monkeypatch.setitem(scaling.sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match="2"):
+        scaling.main(["--length", "2", "--heights", "240", "--out", str(tmp_path)])
+    assert "pip install matplotlib, then --redraw" in capsys.readouterr().err
+    numbers = json.loads((tmp_path / "scaling.json").read_text())
+    assert numbers["length"]["windowed"]["x"] == [1, 2] and numbers["resolution"]["dense"]["wall_s"][0] > 0
+
+
+def test_scaling_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    numbers = (Path(scaling.__file__).parents[1] / "docs/scaling.json").read_text()
+    (tmp_path / "scaling.json").write_text(numbers)
+    scaling.main(["--redraw", "--out", str(tmp_path)])
+    assert np.asarray(Image.open(tmp_path / "benchmarks.png").convert("L")).std() > 10
+
+
+def test_metrics_agree_to_the_last_bit(davis, capsys):
+    arguments = ["--annotations", str(davis / "Annotations/480p"), "--frames", "5", "--heights", "48", "--repeats", "1"]
+    with pytest.raises(SystemExit) as ended:
+        metrics.main(arguments)
+    assert ended.value.code == 0 and capsys.readouterr().out.count("| 0.0 |") == 4
+
+
+def test_inference_is_timed_stage_by_stage(davis, capsys):
+    inference.main(["--data", str(davis), "--frames", "2", "--repeats", "1", "--device", "cpu"])
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line][2:]
     stages = {row[0]: row for row in rows}
     for name in ("decoding", "to the device", "network", "propagation", "up-sampling", "PNG", "overlay"):
         assert float(stages[name][2]) > 0 and float(stages[name][4]) > 0, rows
     parts = sum(float(row[2]) for row in rows[:8])
     assert abs(parts - float(stages["whole"][2])) < 0.1
-    assert "frames/s in turn" in done.stdout
+    assert "frames/s in turn" in out
+
+
+@pytest.fixture
+def packed(davis, tmp_path):
+    """pack.main for two clips of three frames 480x300."""
+    for clip in ("a", "b"):
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        for t in range(3):
+            Image.new("RGB", (480, 300), (50 * t, 100, 0)).save(tmp_path / f"clips/{clip}/{t}.png")
+    (tmp_path / "clips/SOURCES.tsv").write_text("a\tsomewhere\n")
+    out = tmp_path / "pack"
+    arguments = ["--clips", str(tmp_path / "clips"), "--davis", str(davis), "--out", str(out), "--frames", "2"]
+    return out, lambda: pack.main(arguments)
+
+
+def test_a_pack_holds_small_clips_and_whole_sequences(packed, davis):
+    out, run = packed
+    run()
+    assert Image.open(out / "clips/b/1.jpg").size == (307, 192) and not (out / "clips/b/2.jpg").exists()
+    assert (out / "clips/SOURCES.tsv").exists() and (out / "davis/ImageSets/2017/val.txt").read_text() == "one\n"
+    for kind in ("JPEGImages/480p/one/00004.jpg", "Annotations/480p/one/00004.png"):
+        assert (out / "davis" / kind).read_bytes() == (davis / kind).read_bytes()
+
+
+def test_a_pack_that_is_too_large_is_not_left_behind(packed, monkeypatch, capsys):
+    out, run = packed
+    monkeypatch.setattr(pack, "LIMIT_MIB", 0)
+    with pytest.raises(SystemExit, match="2"):
+        run()
+    assert "fewer --frames" in capsys.readouterr().err and not [p for p in out.parent.iterdir() if "pack" in p.name]
+
+
+def test_a_pack_replaces_nothing(packed, capsys):
+    out, run = packed
+    out.mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        run()
+    assert "is there already" in capsys.readouterr().err

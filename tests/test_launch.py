@@ -1,12 +1,19 @@
-"""The training launcher explains itself, from any folder and before it sets anything up."""
+"""The launchers explain themselves and take any Python that will do; without optional packages the rest goes on."""
 
+import importlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
+from launch import check_requirements
+from training.logbook import Logbook
+
 ROOT = Path(__file__).resolve().parents[1]
+LINES = (ROOT / "requirements.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize("words, told", [([], "Trains configs/NAME"), (["ytvoss"], "configs/ytvoss.yaml does not")])
@@ -26,3 +33,108 @@ def test_train_refuses_a_python_that_lacks_packages():
         ["bash", ROOT / "launch" / "train.sh", "sample"], cwd="/", env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2 and "PYTHON=/absent/python does not satisfy" in done.stderr
+
+
+def checked(monkeypatch, imports=True, **changes):
+    """What the check says where these versions are installed and torchvision imports or not."""
+    versions = {
+        "torch": "2.11.0+cu130", "torchvision": "0.26.0", "numpy": "2.3.5", "pillow": "11", "opencv-python": "4.12",
+        "pyyaml": "6.0", "tqdm": "4.67", "av": "17.0", "tensorboardX": "2.6", "tensorboard": "2.17", "pytest": "8",
+        "ruff": "0.8",
+    } | changes  # fmt: skip
+
+    def version(name):
+        if versions.get(name) is None:
+            raise check_requirements.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(check_requirements, "version", version)
+    if not imports:
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+    lacks, differences = check_requirements.check(LINES)
+    return " ".join(lacks), " ".join(differences)
+
+
+def test_a_python_with_everything_has_no_differences(monkeypatch):
+    assert checked(monkeypatch) == ("", "")
+
+
+@pytest.mark.parametrize("name, version", [("torch", "2.8.0"), ("torch", "2.13.0.dev1+cpu"), ("numpy", "2.5.2")])
+def test_another_recent_version_will_do(monkeypatch, name, version):
+    lacks, differences = checked(monkeypatch, **{name: version})
+    assert not lacks and differences.startswith(f"{name} {version}")
+
+
+@pytest.mark.parametrize("name", ["av", "tensorboardX", "tensorboard", "pytest", "ruff"])
+def test_an_optional_package_may_be_missing(monkeypatch, name):
+    lacks, differences = checked(monkeypatch, **{name: None})
+    assert not lacks and f"without {name} " in differences
+
+
+@pytest.mark.parametrize("name, version", [("torch", "2.7.1"), ("torch", None), ("numpy", "1.26.4"), ("tqdm", None)])
+def test_what_is_needed_must_be_there(monkeypatch, name, version):
+    lacks, _ = checked(monkeypatch, **{name: version})
+    assert lacks.startswith(f"{name} ") and (version or "needed") in lacks
+
+
+def test_a_torchvision_of_another_torch_will_not_do(monkeypatch):
+    lacks, _ = checked(monkeypatch, imports=False, torch="2.10.0")
+    assert "torchvision does not import" in lacks
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """environment.sh in a folder of its own; a Python there is a script that answers the check with an exit code."""
+    (tmp_path / "launch").mkdir()
+    for name in ("environment.sh", "test.sh"):
+        (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
+
+    def make(**fits):
+        for folder, fit in fits.items():
+            python = tmp_path / folder.replace("venv", ".venv/bin") / ("python" if folder == "venv" else "python3")
+            python.parent.mkdir(parents=True)
+            python.write_text(f'#!/bin/sh\ncase $1 in -c) exit 0;; -m) exit 1;; esac\necho differs\nexit {fit}\n')
+            python.chmod(0o755)
+
+    return make
+
+
+def launched(folder, script, **variables):
+    environment = {"PATH": f"{folder}/active:{os.environ['PATH']}", **variables}
+    return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "active, venv, chosen", [(0, 0, "active/python3"), (3, 0, ".venv/bin/python"), (3, 1, "active/python3"),
+                             (3, None, "active/python3"), (1, 0, ".venv/bin/python")],
+)  # fmt: skip
+def test_the_python_that_has_everything_is_preferred(tmp_path, clone, active, venv, chosen):
+    clone(active=active, **({} if venv is None else {"venv": venv}))
+    done = launched(tmp_path, "set -eu; . launch/environment.sh; echo $PYTHON")
+    assert done.stdout.strip() == str(tmp_path / chosen), done.stderr
+    assert ("used as it is" in done.stderr) == (active == 3 and venv != 0)
+
+
+@pytest.mark.parametrize("variables, said", [({}, "needs ruff"), ({"RUFF": "no"}, "style is not checked")])
+def test_style_is_never_left_out_in_silence(tmp_path, clone, variables, said):
+    clone(active=3)
+    done = launched(tmp_path, "bash launch/test.sh", **variables)
+    assert done.returncode and said in done.stdout + done.stderr
+
+
+def test_without_tensorboardx_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    book = Logbook(tmp_path)
+    book.line("a step")
+    book.scalars({"loss": 1}, 0)
+    book.pictures({"a": None}, 0)
+    book.close()
+    (record,) = caplog.records
+    assert "pip install tensorboardX" in record.getMessage() and "a step" in capsys.readouterr().out
+
+
+def test_without_av_only_video_files_cannot_be_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "datasets.readers.videos", raising=False)
+    with pytest.raises(UserError, match="pip install av"):
+        importlib.import_module("datasets.readers.videos")

@@ -5,11 +5,17 @@ PyAV decodes: it finds the very frame in files of variable rate and in edited on
 
 import logging
 import os
+import sys
 
-import av
 import numpy as np
 
 from core.errors import UserError
+
+try:
+    import av
+except ImportError:
+    raise UserError(f"data.reader = videos: needs the package av: {sys.executable} -m pip install av") from None
+
 from datasets.listing import check_root, list_entries
 from datasets.reader import UnreadableFrame
 from datasets.readers.video_index import build, opened, reason, stamp

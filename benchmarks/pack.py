@@ -1,0 +1,79 @@
+"""Makes a pack of real video small enough to take to another machine: training clips, and sequences to measure on.
+
+    python -m benchmarks.pack --clips DIR --davis DIR --out data/pack [--frames 11] [--sequences a,b,c]
+
+--clips (folders of frames) -> OUT/clips: the first frames of each, with a short side of 192 px, as JPEG of quality 80;
+files beside the folders come along.  --davis (DAVIS layout) -> OUT/davis: three sequences as they are.  Afterwards:
+    DATA=data/pack/clips bash launch/train.sh ytvos validation.root=data/pack/davis 'validation.sequences=[]'
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import cv2
+
+from core.errors import UserError, reported
+from datasets import vos_sequences
+from labelprop.runner import whole_folder
+
+SHORT_SIDE, JPEG, SEQUENCES, LIMIT_MIB = 192, (cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1), 3, 60
+
+
+def pack_clips(source, count, out):
+    """The first `count` frames of every clip, scaled down."""
+    out.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            shutil.copy(path, out)
+            continue
+        (out / path.name).mkdir()
+        for frame in vos_sequences.pictures(path)[:count]:
+            picture = cv2.imread(str(frame))
+            if picture is None:
+                raise UserError(f"{frame}: cannot be read as a picture; restore it or leave its clip out")
+            scale = min(1, SHORT_SIDE / min(picture.shape[:2]))
+            small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            target = str(out / path.name / f"{frame.stem}.jpg")
+            if not cv2.imwrite(target, small, JPEG):
+                raise UserError(f"{target}: cannot be written")
+
+
+def pack_sequences(source, names, out):
+    """Sequences of a data set in DAVIS layout as they are."""
+    sequences = vos_sequences.davis(source, names=names)[:SEQUENCES]
+    for sequence in sequences:
+        if sequence.annotations is None:
+            raise UserError(f"{source}: {sequence.name} has frames without a mask; name others by --sequences")
+        for kind in ("JPEGImages", "Annotations"):
+            shutil.copytree(source / kind / "480p" / sequence.name, out / kind / "480p" / sequence.name)
+    (out / "ImageSets/2017").mkdir(parents=True)
+    (out / "ImageSets/2017/val.txt").write_text("".join(f"{sequence.name}\n" for sequence in sequences))
+
+
+@reported
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--davis", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--sequences", help=f"names, with commas between; default: the first {SEQUENCES}")
+    parser.add_argument("--frames", type=int, default=11, help="of each clip (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.out.exists():
+        raise UserError(f"--out {args.out}: is there already; delete it or choose another")
+    if args.frames < 1:
+        raise UserError(f"--frames {args.frames}: must be 1 or more")
+    if not args.clips.is_dir():
+        raise UserError(f"--clips {args.clips}: there is no such folder")
+    with whole_folder(args.out) as part:
+        pack_sequences(args.davis, args.sequences.split(",") if args.sequences else None, part / "davis")
+        pack_clips(args.clips, args.frames, part / "clips")
+        mib = sum(path.stat().st_size for path in part.rglob("*") if path.is_file()) / 2**20
+        if mib > LIMIT_MIB:
+            raise UserError(f"the pack has {mib:.0f} MiB, more than {LIMIT_MIB}; take fewer --frames")
+    print(f"{args.out}: {mib:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
