@@ -34,9 +34,13 @@ def positive(text):
 def parse():
     parser = argparse.ArgumentParser(description="Propagate given masks through videos.")
     add = parser.add_argument
-    add("--checkpoint", default=models.DEFAULT, metavar="PATH|timm:NAME|untrained",
+    add(
+        "--checkpoint",
+        default=models.DEFAULT,
+        metavar="PATH|timm:NAME|untrained",
         help="ours, a snapshot the authors published, or a network of timm (timm:NAME@FILE: its weights in a file); "
-        "default: the weights that come with this project")
+        "default: the weights that come with this project",
+    )
     add("--config", metavar="FILE", help="with untrained: the network to draw (default: DUL's ResNet-18)")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
@@ -117,7 +121,7 @@ def origin_of(tracker, protocol, args):
 
 def warn(sequences: list[vos_sequences.VosSequence]) -> None:
     """Warn of what looks wrong about the given masks, each kind once.  UserError where one cannot be followed."""
-    found = {}
+    found: dict[str, list[Path]] = {}
     for sequence in sequences:
         for path, text in sequence.doubts():
             found.setdefault(text, []).append(path)

@@ -8,7 +8,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick(name):
-    """"auto", "cpu" or "cuda" -> torch.device; auto takes CUDA where there is one."""
+    """ "auto", "cpu" or "cuda" -> torch.device; auto takes CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device was found; use --device cpu or auto")
     if name == "auto":

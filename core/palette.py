@@ -45,7 +45,7 @@ NATURAL = {
 
 def cielab(colours: Sequence | np.ndarray) -> np.ndarray:
     """RGB 0..255 [N,3] -> CIELAB float32 [N,3], in which distances are about as large as they look."""
-    return cv2.cvtColor(np.float32(colours)[None] / 255, cv2.COLOR_RGB2LAB)[0]
+    return cv2.cvtColor(np.asarray(colours, np.float32)[None] / 255, cv2.COLOR_RGB2LAB)[0]
 
 
 def overlay_palette() -> np.ndarray:

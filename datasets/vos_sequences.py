@@ -224,7 +224,8 @@ def listed(file, root, names=None) -> list[VosSequence]:
     is left out, `-` or a file that does not exist is not given.  Paths with spaces stand in quotes, or tabs
     separate the columns.
     """
-    file, root, videos = Path(file), Path(root), {}
+    file, root = Path(file), Path(root)
+    videos: dict[Path, list] = {}
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

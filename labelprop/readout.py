@@ -37,9 +37,7 @@ def working_size(height, width, cfg):
         height, width = (max(min(side, cfg.multiple), round(side * scale)) for side in (height, width))
     height, width = (side // cfg.multiple * cfg.multiple for side in (height, width))
     if not (height and width):
-        raise UserError(
-            f"a frame of {given} pixels: its sides must be propagation.multiple = {cfg.multiple} or more"
-        )
+        raise UserError(f"a frame of {given} pixels: its sides must be propagation.multiple = {cfg.multiple} or more")
     return height, width
 
 

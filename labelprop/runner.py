@@ -124,7 +124,7 @@ def outdated(now: dict, record: Path, masks: Path, overlays: Path | None) -> str
 
 def followed(given: dict) -> str:
     """The objects that are given: "2 objects: 1 (4149 px), 2 (4200 px)"; of more than 8, the first and the last."""
-    sizes = {}
+    sizes: dict[int, str] = {}
     for ids in given.values():
         for id, px in enumerate(np.bincount(ids.ravel())):
             if id and px:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Tracker:
     """
 
     def __init__(
-        self, extractor: torch.nn.Module, layer: str | None = None, protocol: str | Propagation | None = None,
+        self, extractor: Any, layer: str | None = None, protocol: str | Propagation | None = None,
         device: str | torch.device = "auto", *, precision: str = "auto", batch: int | None = None,
         compiled: bool = False, backend: str = "auto", max_side: int | None = None,
     ):  # fmt: skip

@@ -225,7 +225,7 @@ def _power_of_2(n):
     return 1 << (n - 1).bit_length()
 
 
-_fastest_known = {}
+_fastest_known: dict = {}
 
 
 def _fastest(work):

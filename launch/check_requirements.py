@@ -44,7 +44,7 @@ def judge(line):
         return (None, f"without {lack}, which is {optional[1]}") if optional else (f"{lack} is needed", None)
     exact, bound = bounds.get("=="), bounds.get("<")
     if exact and numbers(found) != numbers(exact) or bound and numbers(found) >= numbers(bound):
-        return None, f"{name} {found} where requirements.txt has {wanted[len(name):]}"
+        return None, f"{name} {found} where requirements.txt has {wanted[len(name) :]}"
     return None, None
 
 

@@ -1,7 +1,7 @@
 """The demo: ways to follow the sample set's objects, their J&F, and a picture of each.
 
-    python -m launch.demo weights    the first mask copied, an untrained network, the weights that come along
-    python -m launch.demo            the same, and the network that the demo trained
+python -m launch.demo weights    the first mask copied, an untrained network, the weights that come along
+python -m launch.demo            the same, and the network that the demo trained
 """
 
 import sys

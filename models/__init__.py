@@ -21,9 +21,7 @@ UNTRAINED = ROOT / "configs" / "ytvos.yaml"
 DEFAULT = ROOT / "data" / "weights" / "dul_resnet18.safetensors"
 
 
-def load(
-    source: str | Path = DEFAULT, config: str | Path | None = None, overrides: Sequence[str] = ()
-) -> Extractor:
+def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrides: Sequence[str] = ()) -> Extractor:
     """The network in a file, ready for a tracker.
 
     source: the project's own weights (data/weights/*.safetensors); a checkpoint of a run, or one that the authors of

@@ -1,6 +1,6 @@
 """Write the network of a run as weights to give away:
 
-    python -m models runs/ytvos/default/best.pth data/weights/NAME.safetensors
+python -m models runs/ytvos/default/best.pth data/weights/NAME.safetensors
 """
 
 import argparse

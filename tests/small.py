@@ -9,8 +9,17 @@ from models.methods import dul, ino
 def dul_config(**changes):
     """DUL at 64 px with small grids."""
     values = dict(
-        name="dul", embedding=16, temperature=0.05, anchor_grid=4, cross_grid=2, cross_weight=0.1,
-        crop_px=64, resize_px=(64, 80), random_crop=True, flip=0.5, zoom=(0.5, 1.0),
+        name="dul",
+        embedding=16,
+        temperature=0.05,
+        anchor_grid=4,
+        cross_grid=2,
+        cross_weight=0.1,
+        crop_px=64,
+        resize_px=(64, 80),
+        random_crop=True,
+        flip=0.5,
+        zoom=(0.5, 1.0),
     )
     return dul.Config(**{**values, **changes})
 
@@ -18,10 +27,27 @@ def dul_config(**changes):
 def ino_config(**changes):
     """INO at 32 px: ViT-T with patches of 8 px, a narrow head, two local crops."""
     values = dict(
-        name="ino", size="tiny", patch=8, image_px=16, drop_path=0.1, outputs=32, head_hidden=24,
-        bottleneck=16, feature_block=7, global_px=32, global_area=(0.8, 0.95), local_px=16, local_area=(0.05, 0.8),
-        local_crops=2, mask_chance=0.5, mask_share=(0.1, 0.5), student_temperature=0.1, teacher_temperature=0.04,
-        centre_momentum=0.9, teacher_momentum=0.996, frozen_epochs=1,
+        name="ino",
+        size="tiny",
+        patch=8,
+        image_px=16,
+        drop_path=0.1,
+        outputs=32,
+        head_hidden=24,
+        bottleneck=16,
+        feature_block=7,
+        global_px=32,
+        global_area=(0.8, 0.95),
+        local_px=16,
+        local_area=(0.05, 0.8),
+        local_crops=2,
+        mask_chance=0.5,
+        mask_share=(0.1, 0.5),
+        student_temperature=0.1,
+        teacher_temperature=0.04,
+        centre_momentum=0.9,
+        teacher_momentum=0.996,
+        frozen_epochs=1,
     )
     return ino.Config(**{**values, **changes})
 

@@ -44,7 +44,12 @@ def test_dul_values_of_the_paper(name, lr, epochs, factor, every, gap, crop_rand
     assert (c.method.anchor_grid, c.method.cross_grid, c.method.temperature, c.method.cross_weight) == (8, 4, 0.05, 0.1)
     p = protocols.named(c.protocol, c.propagation)
     assert (p.window, p.radius, p.window_reference, p.top_k, p.context, p.repeat_reference) == (
-        "disc", 12, False, 10, 20, True,
+        "disc",
+        12,
+        False,
+        10,
+        20,
+        True,
     )
 
 

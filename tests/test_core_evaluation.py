@@ -106,8 +106,14 @@ def test_j_and_f_of_extreme_masks_equal_plain_loops():
     shape = (19, 40)
     masks = {"empty": np.zeros(shape, bool), "whole": np.ones(shape, bool)}
     for name, at in {
-        "first": np.s_[0, 0], "last": np.s_[-1, -1], "inner": np.s_[10, 17], "top": np.s_[0, :], "right": np.s_[:, -1],
-        "bottom": np.s_[-1:, 5:9], "left half": np.s_[:, :20], "but a corner": np.s_[1:, 1:],
+        "first": np.s_[0, 0],
+        "last": np.s_[-1, -1],
+        "inner": np.s_[10, 17],
+        "top": np.s_[0, :],
+        "right": np.s_[:, -1],
+        "bottom": np.s_[-1:, 5:9],
+        "left half": np.s_[:, :20],
+        "but a corner": np.s_[1:, 1:],
     }.items():
         masks[name] = np.zeros(shape, bool)
         masks[name][at] = True

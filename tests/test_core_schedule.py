@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.optim import build, clip_each, parameter_groups, set_rates
 from core.schedule import Progress, cosine, learning_rate, weight_decay
 from core.schema import Optim, Schedule
 from models.methods.dul import Method
 from tests.small import dul_config
+from training.optim import build, clip_each, parameter_groups, set_rates
 
 
 def test_cosine_agrees_with_reference_schedules(golden):

@@ -258,7 +258,9 @@ def listed(root, text):
 
 def test_a_list_names_files_and_folders(root):
     assert names(listed(root, "/zebra.mp4 0 1\n\n# a remark\nclass\nzebra.mp4\n")) == [
-        "zebra.mp4", "class/apple.AVI", "class/deep/er/bear.mp4",
+        "zebra.mp4",
+        "class/apple.AVI",
+        "class/deep/er/bear.mp4",
     ]
     assert names(listed(root, "class/deep/\n")) == ["class/deep/er/bear.mp4"]
 

@@ -97,9 +97,7 @@ def test_lists(tmp_path):
     make_mask(tmp_path / "Annotations/two/00000.png", 1)
     make_mask(tmp_path / "Annotations/two/00001.png", 1)
     rows = [("one", 0, 0), ("one", 1, 1), ("two", 0, 1), ("one", 2, 0), ("one", 3, 1), ("two", 1, 1)]
-    text = "\n".join(
-        f"{flag} /JPEGImages/{name}/{t:05d}.jpg /Annotations/{name}/{t:05d}.png" for name, t, flag in rows
-    )
+    text = "\n".join(f"{flag} /JPEGImages/{name}/{t:05d}.jpg /Annotations/{name}/{t:05d}.png" for name, t, flag in rows)
     (tmp_path / "list.txt").write_text(text + "\n\n")
     one, two = vos.listed(tmp_path / "list.txt", tmp_path)
     assert (one.name, one.written, births(one)) == ("one", (False, True, False, True), {1: [7]})

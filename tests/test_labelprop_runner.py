@@ -229,9 +229,7 @@ def test_killed_in_the_middle(tmp_path, whole):
 
 def test_a_bad_frame_keeps_the_sequences_before_it(tmp_path):
     with pytest.raises(UserError, match="00002.jpg"):
-        runner.run(
-            [Moving("one"), Moving("two")], tracker(Counting(9, UserError("two/00002.jpg: damaged"))), tmp_path
-        )
+        runner.run([Moving("one"), Moving("two")], tracker(Counting(9, UserError("two/00002.jpg: damaged"))), tmp_path)
     assert {Path(p).parts[1] for p in files(tmp_path)} == {"one", "one.json"}
 
 

@@ -93,7 +93,7 @@ def clone(tmp_path):
         for folder, fit in fits.items():
             python = tmp_path / folder.replace("venv", ".venv/bin") / ("python" if folder == "venv" else "python3")
             python.parent.mkdir(parents=True)
-            python.write_text(f'#!/bin/sh\ncase $1 in -c) exit 0;; -m) exit 1;; esac\necho differs\nexit {fit}\n')
+            python.write_text(f"#!/bin/sh\ncase $1 in -c) exit 0;; -m) exit 1;; esac\necho differs\nexit {fit}\n")
             python.chmod(0o755)
 
     return make

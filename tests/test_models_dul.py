@@ -1,6 +1,5 @@
 """The DUL loss against its definition and the reference values; the network; the official snapshot's names."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -215,7 +214,9 @@ class Dangerous:
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
     cases = {
-        "code.pth": {"model": Dangerous()}, "other.pth": {"weights": torch.zeros(2)}, "list.pth": [1, 2],
+        "code.pth": {"model": Dangerous()},
+        "other.pth": {"weights": torch.zeros(2)},
+        "list.pth": [1, 2],
         "alike.pth": {"method": "dul", "config": 1},
     }
     for name, content in cases.items():

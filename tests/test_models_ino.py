@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import models
-from core import optim
 from core.augment import normalise
 from core.errors import UserError
 from core.schedule import Progress
@@ -16,6 +15,7 @@ from core.schema import Optim
 from models.methods import ino, ino_views
 from models.methods.ino_losses import Sharpness, in_aff_loss, in_mim_loss, out_loss
 from tests.small import ino_config
+from training import optim
 
 START = Progress(step=0, steps_per_epoch=5, total_steps=10)
 
@@ -74,9 +74,7 @@ def test_forward_is_the_three_terms_of_what_both_networks_put_out():
                     local[b, t, crop] = run(method.student, batch["local"][b, t, crop])[0]
     sharp = Sharpness(0.1, 0.04, 0.9)
     frames = lambda x: x.transpose(0, 1)
-    out, after_class = out_loss(
-        frames(student), local.permute(1, 2, 0, 3), frames(teacher), centre_class, sharp
-    )
+    out, after_class = out_loss(frames(student), local.permute(1, 2, 0, 3), frames(teacher), centre_class, sharp)
     in_mim, after_patch = in_mim_loss(frames(student_patch), frames(teacher_patch), centre_patch, sharp)
     in_aff = in_aff_loss(frames(student_patch), frames(teacher_patch), sharp)
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -213,7 +211,8 @@ def test_views_have_their_sizes_and_depend_on_the_seed_alone():
     torch.rand(3)
     again, other = views(FRAMES, np.random.default_rng(7)), views(FRAMES, np.random.default_rng(8))
     assert {name: tuple(value.shape) for name, value in first.items()} == {
-        "global": (4, 3, 32, 32), "local": (4, 2, 3, 16, 16)
+        "global": (4, 3, 32, 32),
+        "local": (4, 2, 3, 16, 16),
     }
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["global"], other["global"])

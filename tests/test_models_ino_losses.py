@@ -36,10 +36,16 @@ def out_loop(student, local, teacher, centre):
     pairs = []
     for a, b in [(t, t + T // 2) for t in range(T // 2)]:
         views = [student[a], student[b]] + [local[f, c] for f in (a, b) for c in range(L)]
-        pairs.append(mean([
-            mean([entropy(teacher[(a, b)[u]][i], views[v][i], centre) for i in range(B)])
-            for u in range(2) for v in range(len(views)) if u != v
-        ]))
+        pairs.append(
+            mean(
+                [
+                    mean([entropy(teacher[(a, b)[u]][i], views[v][i], centre) for i in range(B)])
+                    for u in range(2)
+                    for v in range(len(views))
+                    if u != v
+                ]
+            )
+        )
         centre = moved_loop(centre, [teacher[f][i] for f in (a, b) for i in range(B)])
     return mean(pairs), centre
 
@@ -59,8 +65,10 @@ def aff_loop(student, teacher):
     for t in range(T - 1):
         for b in range(B):
             for i in range(n):
-                s, w = (torch.tensor([cosine(x[t, b, i], x[t + 1, b, j]) for j in range(n)], dtype=torch.float64)
-                        for x in (student, teacher))
+                s, w = (
+                    torch.tensor([cosine(x[t, b, i], x[t + 1, b, j]) for j in range(n)], dtype=torch.float64)
+                    for x in (student, teacher)
+                )
                 rows.append(entropy(w, s, zero))
     return mean(rows)
 

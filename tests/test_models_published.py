@@ -210,9 +210,14 @@ def test_crw_checkpoint(golden, tmp_path, layout):
 @pytest.mark.parametrize(
     "content, said",
     [
-        ({"cls_token": torch.zeros(1, 1, 1024), "pos_embed": torch.zeros(1, 257, 1024),
-          "patch_embed.proj.weight": torch.zeros(1024, 3, 14, 14)},
-         r"1024 channels and patches of 14 px.*small \(384\)"),
+        (
+            {
+                "cls_token": torch.zeros(1, 1, 1024),
+                "pos_embed": torch.zeros(1, 257, 1024),
+                "patch_embed.proj.weight": torch.zeros(1024, 3, 14, 14),
+            },
+            r"1024 channels and patches of 14 px.*small \(384\)",
+        ),
         ({"model": {"encoder.model.layer4.0.conv1.weight": torch.zeros(1)}}, "a ResNet of another make.*what fits"),
         ({"weird": torch.zeros(1)}, "holds weird; what fits"),
     ],

@@ -90,8 +90,11 @@ def test_a_resnet_is_torchvisions(timm, tmp_path):
 def test_weights_are_those_that_timm_has(timm, monkeypatch):
     monkeypatch.setattr(timm_backbone, "_unreachable", lambda url: "")
     make, asked = timm.create_model, []
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: (
-        asked.append((name, pretrained)), make(name, pretrained=False, **more))[1])
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, pretrained, **more: (asked.append((name, pretrained)), make(name, pretrained=False, **more))[1],
+    )
     models.load("timm:resnet18.a1_in1k")
     assert asked[-1] == ("resnet18.a1_in1k", True)
     untrained("resnet18")

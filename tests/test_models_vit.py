@@ -1,6 +1,5 @@
 """The vision transformer and INO's head against the reference network."""
 
-
 import pytest
 import torch
 

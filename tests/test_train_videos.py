@@ -8,9 +8,21 @@ from tests.small import write_videos
 from tests.test_train import ROOT, SMALL, run
 
 INO = [
-    "method.size=tiny", "method.image_px=16", "method.outputs=32", "method.head_hidden=24", "method.bottleneck=16",
-    "method.global_px=32", "method.local_px=16", "method.local_crops=2", "data.workers=0", "data.batch_size=2",
-    "optim.precision=fp32", "schedule.steps=3", "validation.root=null", "log.scalar_steps=1", "data.bad_share=0.2",
+    "method.size=tiny",
+    "method.image_px=16",
+    "method.outputs=32",
+    "method.head_hidden=24",
+    "method.bottleneck=16",
+    "method.global_px=32",
+    "method.local_px=16",
+    "method.local_crops=2",
+    "data.workers=0",
+    "data.batch_size=2",
+    "optim.precision=fp32",
+    "schedule.steps=3",
+    "validation.root=null",
+    "log.scalar_steps=1",
+    "data.bad_share=0.2",
 ]
 
 

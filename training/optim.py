@@ -36,11 +36,9 @@ def parameter_groups(model, optim: Optim):
 def build(model, optim: Optim):
     """The optimiser over parameter_groups(model); its rates are set by set_rates before every step."""
     groups = parameter_groups(model, optim)
-    if optim.name == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
-    else:
-        kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-        optimiser = kind(groups, lr=optim.lr, betas=optim.betas)
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    own = {"momentum": optim.momentum} if optim.name == "sgd" else {"betas": optim.betas}
+    optimiser = kinds[optim.name](groups, lr=optim.lr, **own)
     set_rates(optimiser, optim.lr, optim.weight_decay)
     return optimiser
 

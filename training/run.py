@@ -53,32 +53,38 @@ class Run:
             broken = [name for name, value in self.method.state_dict().items() if not torch.isfinite(value).all()]
             if broken:
                 raise NotFinite(self, [*broken[:3], "..."] if len(broken) > 3 else broken)
-            checkpoint.save(self.last, {
-                "method": self.method.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "step": self.step,
-                "best": self.best,
-                "bad_clips": self.bad_clips,
-                "measured": self.measured,
-                "score": self.score,
-                "init": self.init,
-                "rng": checkpoint.rng_state(),
-                "config": as_plain(self.config),
-                "revision": self.revision,
-            })
+            checkpoint.save(
+                self.last,
+                {
+                    "method": self.method.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "step": self.step,
+                    "best": self.best,
+                    "bad_clips": self.bad_clips,
+                    "measured": self.measured,
+                    "score": self.score,
+                    "init": self.init,
+                    "rng": checkpoint.rng_state(),
+                    "config": as_plain(self.config),
+                    "revision": self.revision,
+                },
+            )
 
     def save_best(self, score):
         """best.pth: the network and where it came from."""
         self.best = score
         if distributed.rank() == 0:
-            checkpoint.save(self.folder / "best.pth", {
-                "method": self.method.state_dict(),
-                "config": as_plain(self.config),
-                "step": self.step,
-                "score": score,
-                "revision": self.revision,
-            })
+            checkpoint.save(
+                self.folder / "best.pth",
+                {
+                    "method": self.method.state_dict(),
+                    "config": as_plain(self.config),
+                    "step": self.step,
+                    "score": score,
+                    "revision": self.revision,
+                },
+            )
 
     def restore(self, path):
         """Go on where the run that wrote `path` was.  UserError if its configuration computes something else."""

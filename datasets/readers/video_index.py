@@ -97,7 +97,12 @@ def examine(path):
     off = np.abs((times - times[0]) * fps - np.arange(len(times))).max()
     sides = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
     return Video(
-        len(times), fps, float(times[0]), float(times[-1] - times[0] + 1 / fps), *sides, frame.rotation % 360,
+        len(times),
+        fps,
+        float(times[0]),
+        float(times[-1] - times[0] + 1 / fps),
+        *sides,
+        frame.rotation % 360,
         None if off < 0.25 else times.round(6),
     )
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 #: direction of the light, towards it: from the upper left
-LIGHT = np.float32([-0.45, -0.55, 0.70])
+LIGHT = np.array([-0.45, -0.55, 0.70], np.float32)
 PATTERNS = ("patches", "bands", "spots", "labyrinth", "scales")
 
 

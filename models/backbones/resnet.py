@@ -3,6 +3,8 @@
 Legend: B images, H W pixels, h w cells.
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -23,7 +25,7 @@ class Backbone(nn.Module):
     "reflect".
     """
 
-    def __init__(self, last: str = "res4", padding: str = "zeros"):
+    def __init__(self, last: str = "res4", padding: Literal["zeros", "reflect"] = "zeros"):
         super().__init__()
         net = resnet18(weights=None)
         convolutions = lambda part: (m for m in part.modules() if isinstance(m, nn.Conv2d))

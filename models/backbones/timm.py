@@ -20,7 +20,7 @@ from models.extractor import Extractor
 #: releases before it may run code from downloaded weights
 OLDEST = (1, 0, 26)
 #: how timm's families are told that frames come in any size
-ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 #: seconds in which the server of the weights must answer
 ANSWER = 5
 

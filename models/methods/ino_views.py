@@ -20,13 +20,15 @@ class Views:
     def __init__(self, config):
         self.local_crops = config.local_crops
         self.global_view = random_crop(config.global_px, config.global_area)
-        self.local_view = v2.Compose([
-            random_crop(config.local_px, config.local_area),
-            v2.RandomHorizontalFlip(FLIP),
-            v2.RandomApply([v2.ColorJitter(**COLOURS)], JITTER),
-            v2.RandomGrayscale(GREY),
-            v2.RandomApply([v2.GaussianBlur(BLUR_KERNEL_PX, BLUR_SIGMA_PX)], BLUR),
-        ])
+        self.local_view = v2.Compose(
+            [
+                random_crop(config.local_px, config.local_area),
+                v2.RandomHorizontalFlip(FLIP),
+                v2.RandomApply([v2.ColorJitter(**COLOURS)], JITTER),
+                v2.RandomGrayscale(GREY),
+                v2.RandomApply([v2.GaussianBlur(BLUR_KERNEL_PX, BLUR_SIGMA_PX)], BLUR),
+            ]
+        )
 
     def __call__(self, frames, rng):
         # torchvision draws from torch's global generator: lent to this sample alone, so that neither the
