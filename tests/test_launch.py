@@ -115,7 +115,7 @@ def test_the_python_that_has_everything_is_preferred(tmp_path, clone, active, ve
     assert ("used as it is" in done.stderr) == (active == 3 and venv != 0)
 
 
-@pytest.mark.parametrize("variables, said", [({}, "needs ruff"), ({"RUFF": "no"}, "style is not checked")])
+@pytest.mark.parametrize("variables, said", [({}, "need ruff"), ({"RUFF": "no"}, "are not checked")])
 def test_style_is_never_left_out_in_silence(tmp_path, clone, variables, said):
     clone(active=3)
     done = launched(tmp_path, "bash launch/test.sh", **variables)
