@@ -112,7 +112,7 @@ def load_strictly(module, state, source):
     ]
     if problems:
         raise UserError(f"{source}: does not fit this network; " + "; ".join(problems))
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=any(parameter.is_meta for parameter in module.parameters()))
 
 
 def rng_state():

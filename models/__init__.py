@@ -48,13 +48,10 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
     content = read(source)
     if _ours(content):
         described = configuration.from_dict(content["config"], CONFIGS, source=f"{source} (config)")
-        method = build(described)
-        checkpoint.load_strictly(method, content["method"], source)
+        method = _filled(lambda: build(described), content["method"], source)
         return _extractor(method, described)
     found = _recognised(content, source)
-    extractor = found.make()
-    checkpoint.load_strictly(extractor, found.state, source)
-    return extractor.eval()
+    return _filled(found.make, found.state, source).eval()
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -103,9 +100,16 @@ def _given_away(path):
     if "config" not in metadata:
         raise UserError(f"{path}: has no configuration of this project in its metadata; see timm:NAME@FILE")
     described = configuration.from_dict(json.loads(metadata["config"]), CONFIGS, source=f"{path} (config)")
-    extractor = _extractor(build(described), described)
-    checkpoint.load_strictly(extractor, tensors, path)
-    return extractor
+    single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return _filled(lambda: _extractor(build(described), described), single, path)
+
+
+def _filled(make, state, source):
+    """The network that make() builds, with the tensors of a state_dict as its weights; none are drawn before."""
+    with torch.device("meta"):
+        network = make()
+    checkpoint.load_strictly(network, state, source)
+    return network
 
 
 def _extractor(method, config):

@@ -40,7 +40,7 @@ def checked(monkeypatch, imports=True, **changes):
     versions = {
         "torch": "2.11.0+cu130", "torchvision": "0.26.0", "numpy": "2.3.5", "pillow": "11", "opencv-python": "4.12",
         "pyyaml": "6.0", "tqdm": "4.67", "av": "17.0", "tensorboardX": "2.6", "tensorboard": "2.17", "pytest": "8",
-        "ruff": "0.8",
+        "ruff": "0.8", "mypy": "1.13", "safetensors": "0.5",
     } | changes  # fmt: skip
 
     def version(name):

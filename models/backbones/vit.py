@@ -33,7 +33,7 @@ class Backbone(nn.Module):
             self.mask_token = nn.Parameter(torch.zeros(1, 1, self.channels))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, self.channels))
         self.patch_embed = PatchEmbedding(patch, self.channels)
-        rates = torch.linspace(0, drop_path, DEPTH).tolist()
+        rates = [drop_path * n / (DEPTH - 1) for n in range(DEPTH)]
         self.blocks = nn.ModuleList(Block(self.channels, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(self.channels, eps=1e-6)
         for own in self.parameters(recurse=False):
