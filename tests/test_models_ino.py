@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.schedule import Progress
 from core.schema import Optim
 from models.methods import ino, ino_views
-from models.methods.ino_losses import Sharpness, in_aff_loss, in_mim_loss, out_loss
+from models.methods.ino_losses import Temperatures, in_aff_loss, in_mim_loss, out_loss
 from tests.small import ino_config
 from training import optim
 
@@ -72,11 +72,11 @@ def test_forward_is_the_three_terms_of_what_both_networks_put_out():
                 student_patch[b, t], teacher_patch[b, t] = masked[1:][places], plain[1:][places]
                 for crop in range(2):
                     local[b, t, crop] = run(method.student, batch["local"][b, t, crop])[0]
-    sharp = Sharpness(0.1, 0.04, 0.9)
+    tau = Temperatures(0.1, 0.04)
     frames = lambda x: x.transpose(0, 1)
-    out, after_class = out_loss(frames(student), local.permute(1, 2, 0, 3), frames(teacher), centre_class, sharp)
-    in_mim, after_patch = in_mim_loss(frames(student_patch), frames(teacher_patch), centre_patch, sharp)
-    in_aff = in_aff_loss(frames(student_patch), frames(teacher_patch), sharp)
+    out, after_class = out_loss(frames(student), local.permute(1, 2, 0, 3), frames(teacher), centre_class, tau, 0.9)
+    in_mim, after_patch = in_mim_loss(frames(student_patch), frames(teacher_patch), centre_patch, tau, 0.9)
+    in_aff = in_aff_loss(frames(student_patch), frames(teacher_patch), tau)
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     close(losses.terms["out"], out)
     close(losses.terms["in_mim"], in_mim)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from models.methods.ino_losses import Sharpness, between_views, in_aff_loss, in_mim_loss, moved, out_loss
+from models.methods.ino_losses import Temperatures, between_views, in_aff_loss, in_mim_loss, moved, out_loss
 
-SHARP = Sharpness(student=0.1, teacher=0.04, centre_momentum=0.9)
+TAU = Temperatures(student=0.1, teacher=0.04)
 
 
 def close(ours, theirs, atol=1e-5):
@@ -82,7 +82,7 @@ def draw():
 @pytest.mark.parametrize("T, B, L", [(4, 2, 3), (2, 1, 1), (6, 1, 2)])
 def test_out_is_its_definition(draw, T, B, L):
     student, local, teacher, centre = draw(T, B, 8), draw(T, L, B, 8), draw(T, B, 8), draw(8)
-    loss, after = out_loss(student, local, teacher, centre, SHARP)
+    loss, after = out_loss(student, local, teacher, centre, TAU, 0.9)
     wanted, wanted_after = out_loop(student, local, teacher, centre)
     close(loss, wanted, 1e-9)
     close(after, wanted_after, 1e-12)
@@ -90,24 +90,23 @@ def test_out_is_its_definition(draw, T, B, L):
 
 def test_in_terms_are_their_definitions(draw):
     student, teacher, centre = draw(3, 2, 4, 6), draw(3, 2, 4, 6), draw(6)
-    loss, after = in_mim_loss(student, teacher, centre, SHARP)
+    loss, after = in_mim_loss(student, teacher, centre, TAU, 0.9)
     wanted, wanted_after = mim_loop(student, teacher, centre)
     close(loss, wanted, 1e-9)
     close(after, wanted_after, 1e-12)
-    close(in_aff_loss(student, teacher, SHARP), aff_loop(student, teacher), 1e-9)
+    close(in_aff_loss(student, teacher, TAU), aff_loop(student, teacher), 1e-9)
 
 
 def test_nothing_masked_costs_nothing_and_leaves_the_centre(draw):
     student, teacher, centre = draw(4, 2, 0, 6).requires_grad_(), draw(4, 2, 0, 6), draw(6)
-    loss, after = in_mim_loss(student, teacher, centre, SHARP)
-    (loss + in_aff_loss(student, teacher, SHARP)).backward()
-    assert loss == 0 and in_aff_loss(student, teacher, SHARP) == 0 and torch.equal(after, centre)
+    loss, after = in_mim_loss(student, teacher, centre, TAU, 0.9)
+    (loss + in_aff_loss(student, teacher, TAU)).backward()
+    assert loss == 0 and in_aff_loss(student, teacher, TAU) == 0 and torch.equal(after, centre)
 
 
 def test_a_centre_kept_in_full_stays(draw):
-    still = Sharpness(0.1, 0.04, centre_momentum=1.0)
     centre = draw(6)
-    assert moved(centre, draw(4, 6), still) is centre
+    assert moved(centre, draw(4, 6), 1) is centre
 
 
 def test_dino_loss_and_its_centre_agree_with_reference(golden):
@@ -116,7 +115,7 @@ def test_dino_loss_and_its_centre_agree_with_reference(golden):
     for step in range(3):
         student = torch.from_numpy(reference[f"student{step}"]).requires_grad_()
         teacher = torch.from_numpy(reference[f"teacher{step}"])
-        loss, centre = between_views(student.unflatten(0, (18, 2)), teacher.unflatten(0, (2, 2)), centre, SHARP)
+        loss, centre = between_views(student.unflatten(0, (18, 2)), teacher.unflatten(0, (2, 2)), centre, TAU, 0.9)
         loss.backward()
         close(loss, reference[f"loss{step}"])
         close(student.grad, reference[f"grad{step}"], 1e-6)
@@ -126,7 +125,7 @@ def test_dino_loss_and_its_centre_agree_with_reference(golden):
 def test_out_agrees_with_reference(golden):
     reference = {name: torch.from_numpy(array) for name, array in golden("g6_cross_frame").items()}
     student, local = reference["glb_student"].requires_grad_(), reference["local_student"].requires_grad_()
-    loss, centre = out_loss(student, local.unflatten(1, (8, 2)), reference["glb_teacher"], torch.zeros(64), SHARP)
+    loss, centre = out_loss(student, local.unflatten(1, (8, 2)), reference["glb_teacher"], torch.zeros(64), TAU, 0.9)
     loss.backward()
     close(loss, reference["loss"])
     close(student.grad, reference["grad_glb"], 1e-6)
@@ -142,10 +141,10 @@ def test_in_terms_agree_with_reference(golden, name):
     assert (inputs["mask"] == inputs["mask"][0]).all(), "one mask for the batch"
     masked, teacher = student[:, :, places], torch.from_numpy(inputs["teacher_hw"])[:, :, places]
     if name == "g6_mim":
-        loss, centre = in_mim_loss(masked, teacher, torch.zeros(64), SHARP)
+        loss, centre = in_mim_loss(masked, teacher, torch.zeros(64), TAU, 0.9)
         close(centre, reference["center"][0])
     else:
-        loss = in_aff_loss(masked, teacher, SHARP)
+        loss = in_aff_loss(masked, teacher, TAU)
     loss.backward()
     close(loss, reference["loss"])
     close(student.grad, reference["grad_student"], 1e-6)

@@ -20,7 +20,7 @@ from models.backbones.vit import DEPTH, Backbone, ViT
 from models.method import Losses
 from models.method import Method as BaseMethod
 from models.methods.ino_head import Head
-from models.methods.ino_losses import Sharpness, in_aff_loss, in_mim_loss, out_loss
+from models.methods.ino_losses import Temperatures, in_aff_loss, in_mim_loss, out_loss
 from models.methods.ino_pictures import training_sample
 from models.methods.ino_views import Views
 
@@ -118,12 +118,15 @@ class Method(BaseMethod):
         teacher_class, teacher_patch = (outputs.unflatten(0, (T, B)) for outputs in teacher)
 
         with torch.autocast(whole.device.type, enabled=False):
-            sharpness = self._sharpness()
+            temperatures = Temperatures(self.config.student_temperature, self.config.teacher_temperature)
+            # Validation must leave no trace, and the first process is alone with it.
+            momentum = self.config.centre_momentum if self.training else 1.0
+            local_TLBK = local_TBLK.transpose(1, 2)
             out, centre_class = out_loss(
-                student_class, local_TBLK.transpose(1, 2), teacher_class, self.centre_class, sharpness
+                student_class, local_TLBK, teacher_class, self.centre_class, temperatures, momentum
             )
-            in_mim, centre_patch = in_mim_loss(student_patch, teacher_patch, self.centre_patch, sharpness)
-            in_aff = in_aff_loss(student_patch, teacher_patch, sharpness)
+            in_mim, centre_patch = in_mim_loss(student_patch, teacher_patch, self.centre_patch, temperatures, momentum)
+            in_aff = in_aff_loss(student_patch, teacher_patch, temperatures)
         # In place: DistributedDataParallel holds on to the buffers it found.
         self.centre_class.copy_(centre_class)
         self.centre_patch.copy_(centre_patch)
@@ -161,11 +164,6 @@ class Method(BaseMethod):
         mask[torch.randperm(count)[:masked]] = True
         mask = mask.to(crops.device)
         return distributed.from_first(mask) if self.training else mask
-
-    def _sharpness(self):
-        # Validation must leave no trace, and rank 0 is alone with it.
-        keep = self.config.centre_momentum if self.training else 1.0
-        return Sharpness(self.config.student_temperature, self.config.teacher_temperature, keep)
 
 
 def by_frame(clips):
