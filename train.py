@@ -91,6 +91,8 @@ def train(run, loader, validation, book):
             # Processes agree now and then, since each agreement makes them wait for one another.
             agreed = not several or at(told.scalar_steps) or at(told.checkpoint_steps)
             halt = agreed and distributed.any_rank(stop.signal is not None, run.device)
+            if told.keep_every_epochs and run.step % (told.keep_every_epochs * epoch) == 0:
+                run.save_network(f"epoch{run.step // epoch:04d}.pth")
             if at(told.checkpoint_steps) or halt:
                 run.save()
             return halt
@@ -147,13 +149,14 @@ def farewell(run, end, halted):
     if run.step < end or (halted and run.measured < run.step):
         left = "" if run.step < end else ", the last, without its validation"
         return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"
-    best = run.folder / "best.pth"
+    best, layer = run.folder / "best.pth", run.config.validation.layers[0]
     root, chosen = run.config.validation.root, best if best.exists() else run.last
-    score = "not measured" if run.score is None else f"{run.score:.1f} at the end, {run.best:.1f} at its best"
+    told = "J&F not measured"
+    if run.score:
+        told = f"J&F of {layer} {run.score[layer]:.1f} at the end, {run.best[layer]:.1f} at its best ({best})"
     return (
-        f"finished at step {run.step}; J&F {score}\n  {run.last}: the last network, and the run's state"
-        + (f"\n  {best}: the network of the highest J&F" if best.exists() else "")
-        + f"\nnext: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
+        f"finished at step {run.step}; {told}\n  {run.last}: the last network, and the run's state\n"
+        f"next: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
         f"--out results/{run.folder.parent.name}_{run.folder.name}"
     )
 

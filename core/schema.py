@@ -229,11 +229,15 @@ class Validation(Section):
 
 @dataclass(frozen=True)
 class Log(Section):
-    """How often things are written, in steps.  checkpoint_steps: last.pth; picture_steps: TensorBoard pictures."""
+    """How often things are written, in steps.  checkpoint_steps: last.pth; picture_steps: TensorBoard pictures.
+
+    keep_every_epochs: epochs from one kept network (epoch0010.pth, ...) to the next; null = none is kept.
+    """
 
     scalar_steps: Annotated[int, at_least(1)] = 10
     picture_steps: Annotated[int, at_least(1)] = 500
     checkpoint_steps: Annotated[int, at_least(1)] = 200
+    keep_every_epochs: Annotated[int | None, at_least(1)] = None
 
 
 @dataclass(frozen=True, kw_only=True)

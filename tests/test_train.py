@@ -196,12 +196,12 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(project, tmp_path):
 def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
     config = models.read_config(project[0])
     first, second = (Run(models.build(config), config, tmp_path / name, torch.device("cpu")) for name in ("a", "b"))
-    first.save_best(60.0)
+    first.save_best("res4", 60.0)
     first.save()
     first.restore(first.last)
-    assert first.best == 60.0
+    assert first.best == {"res4": 60.0}
     second.restore(first.last)  # its own best.pth does not exist yet
-    assert second.best is None
+    assert second.best == {}
 
 
 def test_bad_files_are_replaced_counted_and_too_many_stop(project):
@@ -275,14 +275,17 @@ def test_validation_measures_keeps_the_best_and_leaves_no_trace(project, davis):
     config, runs = project
     assert run(config, runs / "plain", "--set", "schedule.steps=4")[0] == 0
     root = ["--set", f"validation.root={davis}"]
-    code, out, err = run(config, runs / "measured", "--set", "schedule.steps=4", *root)
+    layers = settings(validation__layers="[res4, key]", log__keep_every_epochs=1)
+    code, out, err = run(config, runs / "measured", "--set", "schedule.steps=4", *root, *layers)
     assert code == 0, err
-    scores = [float(line.split("res4 ")[1]) for line in out.splitlines() if "validation at step" in line]
+    scores = [float(line.split("res4 ")[1].split()[0]) for line in out.splitlines() if "validation at step" in line]
     assert len(scores) == 2 and all(0 < score <= 100 for score in scores)  # after an epoch, and at the end
     assert_same_run(runs / "plain", runs / "measured")
     best = checkpoint.load(runs / "measured" / "best.pth")
-    assert best["score"] == checkpoint.load(runs / "measured" / "last.pth")["best"]
+    assert best["score"] == checkpoint.load(runs / "measured" / "last.pth")["best"]["res4"]
     assert best["score"] == pytest.approx(max(scores), abs=0.06)
+    assert checkpoint.load(runs / "measured" / "best_key.pth")["score"] > 0
+    assert checkpoint.load(runs / "measured" / "epoch0001.pth")["step"] == 3
     # From the start: a mask that is missing would else stop the run after its first epochs.
     (davis / "Annotations/480p/video1/00003.png").unlink()
     code, _, err = run(config, runs / "new", *root)

@@ -67,9 +67,10 @@ class Validation:
             book.pictures(pictures, run.step)
             told = "  ".join(f"{layer} {score:.1f}" for layer, score in scores.items())
             book.line(f"validation at step {run.step}: J&F {told}")
-            run.score = scores[self.settings.layers[0]]
-            if run.best is None or run.score > run.best:
-                run.save_best(run.score)
+            run.score = scores
+            for layer, score in scores.items():
+                if score > run.best.get(layer, -1):
+                    run.save_best(layer, score)
         run.measured = run.step
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ class Run:
     """Everything that changes during training; saved and restored as one.
 
     init: the file that the method's weights are from, or None.  measured: the step of the last validation;
-    score and best: the J&F of that one, and the highest, or None.
+    score and best: the J&F of that one, and the highest, by layer.
     """
 
     def __init__(self, method, config, folder, device, init=None):
@@ -39,7 +39,7 @@ class Run:
             self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         self.optimiser = optim.build(self.method, config.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.optim.precision == "fp16")
-        self.step, self.best, self.bad_clips, self.measured, self.score = 0, None, 0, 0, None
+        self.step, self.best, self.bad_clips, self.measured, self.score = 0, {}, 0, 0, {}
         self.revision = checkpoint.git_revision(ROOT)
         # The weights are the same on all ranks; from here on every rank draws its own numbers.
         torch.manual_seed(config.seed + distributed.rank())
@@ -71,20 +71,17 @@ class Run:
                 },
             )
 
-    def save_best(self, score):
-        """best.pth: the network and where it came from."""
-        self.best = score
+    def save_best(self, layer, score):
+        """The network of the highest J&F of a layer: best.pth for the first layer that is validated."""
+        self.best[layer] = score
+        first = layer == self.config.validation.layers[0]
+        self.save_network("best.pth" if first else f"best_{layer}.pth", score=score)
+
+    def save_network(self, name, **more):
+        """The network and where it came from, without what going on needs."""
         if distributed.rank() == 0:
-            checkpoint.save(
-                self.folder / "best.pth",
-                {
-                    "method": self.method.state_dict(),
-                    "config": as_plain(self.config),
-                    "step": self.step,
-                    "score": score,
-                    "revision": self.revision,
-                },
-            )
+            content = {"method": self.method.state_dict(), "config": as_plain(self.config), "step": self.step}
+            checkpoint.save(self.folder / name, content | {"revision": self.revision} | more)
 
     def restore(self, path):
         """Go on where the run that wrote `path` was.  UserError if its configuration computes something else."""
@@ -92,19 +89,19 @@ class Run:
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
         _same_run(content["config"], as_plain(self.config), path)
-        if self.init and self.init != content.get("init"):
+        if self.init and self.init != content["init"]:
             raise UserError(
                 f"{path}: belongs to a run that did not start from {self.init}; leave --init out to go on with it, "
                 "or name another --run-dir (launch/train.sh: RUN_ID=NAME) for a new run"
             )
-        self.init = content.get("init")
+        self.init = content["init"]
         checkpoint.load_strictly(self.method, content["method"], path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.bad_clips = content["step"], content["best"], content["bad_clips"]
-        self.measured, self.score = content.get("measured", self.step), content.get("score")
+        self.measured, self.score = content["measured"], content["score"]
         if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
-            self.best = self.score = None
+            self.best, self.score = {}, {}
         if distributed.rank() == 0:
             checkpoint.restore_rng(content["rng"])
         else:  # only rank 0's generators are kept; the others need numbers of their own, not its
