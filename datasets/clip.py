@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from core import distributed
 from core.errors import UserError
 from datasets import readers
-from datasets.reader import UnreadableFrame
+from datasets.readers import UnreadableFrame
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _nearest(times, wanted):
 class ClipDataset(Dataset):
     """Item (epoch, place, video) -> one training sample; `place` is where in the epoch the clip stands.
 
-    reader: datasets.reader.Reader.  clip: core.schema.Clip.  views: called with (frames, rng), see
+    reader: datasets.readers.VideoReader.  clip: core.schema.Clip.  views: called with (frames, rng), see
     models/method.py.  folder_fps: see core.schema.Data.  A sample has one key more than the views make: "bad",
     a list of (path, reason) of the files that could not be read; each time another video took the clip's place.
     clips: the video of every clip of an epoch; each stands there clip.clips_per_video times, or as often as it

@@ -16,7 +16,7 @@ from core import palette
 from core.errors import UserError
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
-from datasets.reader import UnreadableFrame
+from datasets.readers import UnreadableFrame
 from datasets.readers.frames import read_frame as decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -100,7 +100,7 @@ class VosSequence:
 
 
 class SequenceReader:
-    """The frames of sequences as training reads them: a datasets.reader.Reader."""
+    """The frames of sequences as training reads them: a datasets.readers.VideoReader."""
 
     def __init__(self, sequences):
         self.sequences = sequences

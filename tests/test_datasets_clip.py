@@ -17,7 +17,7 @@ import torch
 from core.errors import UserError
 from core.schema import Clip
 from datasets.clip import BadClips, ClipDataset, ClipLoader, places, sample_frames
-from datasets.reader import UnreadableFrame
+from datasets.readers import UnreadableFrame
 from datasets.readers.frames import Reader
 
 

@@ -11,8 +11,8 @@ import pytest
 from core.errors import UserError
 from core.schema import Clip
 from datasets.clip import ClipDataset, ClipLoader
-from datasets.reader import UnreadableFrame
-from datasets.readers import video_index, videos
+from datasets.listing import CACHE_FORMAT
+from datasets.readers import UnreadableFrame, video_index, videos
 from datasets.readers.videos import Reader
 from tests.film import film, number_of, opencv_film, opencv_frames, trim, turn
 
@@ -358,7 +358,7 @@ def test_what_an_interrupt_leaves_is_not_read_again(root, examined, monkeypatch)
 def test_a_damaged_cache_is_made_anew(root, cache_folder, examined):
     first = names(Reader(root))
     (stored,) = cache_folder.glob("*/*.videos.json")
-    for content in ("{", "[]", '{"format": 1, "videos": {"zebra.mp4": 5}}', '{"format": 0, "videos": {}}'):
+    for content in ("{", "[]", f'{{"format": {CACHE_FORMAT}, "texts": [], "entries": {{"zebra.mp4": 5}}}}'):
         stored.write_text(content)
         examined.clear()
         assert names(Reader(root)) == first and len(examined) == 3

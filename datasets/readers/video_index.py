@@ -1,25 +1,22 @@
-"""What is in video files: found by reading every file once, kept in the cache, renewed where files change."""
+"""What is in video files, found by reading every file once."""
 
-import fcntl
+import json
 import logging
 import os
-import sys
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
-from tqdm import tqdm
 
-from datasets.listing import cache_path, load_cache, save_cache
-from datasets.reader import UnreadableFrame
+from datasets.listing import counted, mark
+from datasets.readers import UnreadableFrame
 
 log = logging.getLogger(__name__)
 
-#: Count up when what is kept, or how it is found, changes.
-CACHE_FORMAT = 1
 #: Files read at once: mostly they wait for the disk.
 THREADS = 8
 
@@ -40,16 +37,16 @@ class Video(NamedTuple):
     rotation: int
     times: np.ndarray | None = None
 
-    def all_times(self):
+    def all_times(self) -> np.ndarray:
         """Seconds of every frame [frames]."""
         return self.start + np.arange(self.frames) / self.fps if self.times is None else self.times
 
-    def number(self, seconds):
+    def number(self, seconds: float) -> int:
         """The frame nearest to a time; outside of the video it may be no frame's."""
         if self.times is None:
             return round((seconds - self.start) * self.fps)
         right = min(max(int(np.searchsorted(self.times, seconds)), 1), self.frames - 1)
-        return right - int(seconds - self.times[right - 1] < self.times[right] - seconds)
+        return right - 1 if seconds - self.times[right - 1] < self.times[right] - seconds else right
 
 
 def stamp(item):
@@ -57,13 +54,13 @@ def stamp(item):
     return item.dts if item.pts is None else item.pts
 
 
-def reason(error):
-    """What FFmpeg says is wrong, in words."""
+def reason(error: Exception) -> str:
+    """The fault as FFmpeg puts it in words."""
     return getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager
-def opened(path):
+def opened(path: str) -> Iterator[tuple]:
     """with opened(path) as (container, stream): PyAV's, the stream being the video.  Raises UnreadableFrame."""
     with av.open(path) as container:
         stream = container.streams.best("video")
@@ -75,12 +72,12 @@ def opened(path):
         yield container, stream
 
 
-def examine(path):
-    """-> Video.  Reads the whole file without decoding more than its first frame.  Raises UnreadableFrame."""
+def examine(path: str) -> Video:
+    """Reads the whole file without decoding more than its first frame.  Raises UnreadableFrame."""
     if not os.path.getsize(path):
         raise UnreadableFrame(path, "the file is empty")
     with opened(path) as (container, stream):
-        stamps = []
+        stamps: list = []
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise UnreadableFrame(path, f"breaks off or is damaged after {len(stamps)} frames")
@@ -107,100 +104,42 @@ def examine(path):
     )
 
 
-def build(root, names, cache=True, keep_others=False):
-    """{name: Video, or the reason (str) why it cannot be read} of the files root/name, in their order.
+def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
+    """{name: Video, or the reason why it cannot be read} of the files root/name, in their order.
 
-    cache: files whose size and time of change are the known ones are not read again.  keep_others: what is
-    known of other files stays known.  New files that cannot be read are named in the log.
+    known: entries of `listing.cached`; a file whose size and time of change are the known ones is not read again.
+    New files that cannot be read are named in the log.
     """
-    path = cache_path(root, ".videos")
-    with _alone(path) if cache else nullcontext():
-        known = _load(path) if cache else {}
-        marks = {name: _mark(root, name) for name in names}
-        found = {name: known[name] for name in names if name in known and known[name][0] == marks[name]}
-        new = [name for name in names if name not in found]
-        try:
-            for name, (content, lasting) in zip(new, _examine_all(root, new)):
-                found[name] = (marks[name] if lasting else None, content)
-                if isinstance(content, str):
-                    log.warning("left out: %s: %s", os.path.join(root, name), content)
-        finally:  # what an interrupt leaves is not read again either
-            if cache and (new or found.keys() != known.keys()):
-                _save(path, {**known, **found} if keep_others else found, root)
-    return {name: found[name][1] for name in names}
-
-
-def _mark(root, name):
-    """[size, time of change in ns], or None where there is no such file."""
-    try:
-        status = os.stat(os.path.join(root, name))
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _examine_all(root, names):
-    """Yields (Video or the reason why there is none, whether that lasts), in order; shows how far it is."""
 
     def look(name):
-        path = os.path.join(root, name)
+        """The entry of a file, which is the known one where it still holds."""
+        path, now = os.path.join(root, name), None
         try:
-            return examine(path), True
+            now = mark(os.stat(path))
+            if known.get(name, (None,))[0] == now:
+                return known[name]
+            content = examine(path)
         except UnreadableFrame as error:
-            return error.reason, True
-        except (av.FFmpegError, OSError) as error:  # rights and disks may change while the file does not
-            return reason(error), not isinstance(error, OSError)
+            content = error.reason
+        except (av.FFmpegError, OSError) as error:
+            content, now = reason(error), None if isinstance(error, OSError) else now  # rights and disks may change
+        if isinstance(content, str):
+            log.warning("left out: %s: %s", path, content)
+        return now, json.dumps(content, default=np.ndarray.tolist)
 
-    pool, reported = ThreadPoolExecutor(THREADS), time.time()
-    bar = tqdm(total=len(names), desc=f"reading {root}", unit="video", disable=not sys.stderr.isatty(), leave=False)
+    pool = ThreadPoolExecutor(THREADS)
     try:
-        for done, content in enumerate(pool.map(look, names), 1):
-            bar.update()
-            if bar.disable and time.time() - reported > 5:
-                reported = time.time()
-                print(f"reading {root}: {done} of {len(names)} videos", file=sys.stderr)
-            yield content
+        for name, entry in zip(names, counted(pool.map(look, names), f"reading {len(names)} video files of {root}")):
+            known[name] = entry
     finally:
         pool.shutdown(cancel_futures=True)
-        bar.close()
+    return {name: _parsed(known[name][1]) for name in names}
 
 
-@contextmanager
-def _alone(path):
-    """Of several processes (one a GPU) one reads the files; the others wait and find what it kept."""
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path.with_suffix(".lock"), "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # no place for a cache, or a file system without locks: every process reads for itself
-        yield
-
-
-def _load(path):
-    stored = load_cache(path)
-    if stored.get("format") != CACHE_FORMAT:
-        return {}
-    try:
-        return {name: (mark, _content(content)) for name, (mark, content) in stored["videos"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # not ours: read all
-
-
-def _content(stored):
-    if isinstance(stored, str):
-        return stored
-    video = Video(*stored)
-    return video if video.times is None else video._replace(times=np.array(video.times))
-
-
-def _save(path, found, root):
-    videos = {name: [mark, _plain(content)] for name, (mark, content) in found.items() if mark}
-    save_cache(path, {"format": CACHE_FORMAT, "videos": videos}, root)
-
-
-def _plain(content):
-    if isinstance(content, str) or content.times is None:
+def _parsed(text):
+    """The Video or the reason that `build` keeps as JSON."""
+    content = json.loads(text)
+    if isinstance(content, str):
         return content
-    return content._replace(times=content.times.tolist())
+    video = Video(*content)
+    return video if video.times is None else video._replace(times=np.array(video.times))

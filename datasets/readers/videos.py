@@ -6,6 +6,8 @@ PyAV decodes: it finds the very frame in files of variable rate and in edited on
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,9 +18,9 @@ try:
 except ImportError:
     raise UserError(f"data.reader = videos: needs the package av: {sys.executable} -m pip install av") from None
 
-from datasets.listing import check_root, list_entries
-from datasets.reader import UnreadableFrame
-from datasets.readers.video_index import build, opened, reason, stamp
+from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, walk
+from datasets.readers import UnreadableFrame, VideoReader
+from datasets.readers.video_index import Video, build, opened, reason, stamp
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
 
 
-class Reader:
+class Reader(VideoReader):
     """Every file below `root` that ends in SUFFIXES is a video; upright frames, numbered in the order of time.
 
     list: optional text file that names the videos to use, see `read_list`.  cache: keep what the files hold
@@ -35,43 +37,33 @@ class Reader:
     named in the log.  Raises UserError where no video is left.
     """
 
-    def __init__(self, root, list=None, cache=True):
+    def __init__(self, root: str | Path, list: str | None = None, cache: bool = True):
         self.root = check_root(root)
-        names = read_list(list, self.root) if list else scan(self.root)
-        if not names:
-            raise UserError(
-                f"data root {root}: no video files found; looked for files ending in {', '.join(SUFFIXES)} in all"
-                " folders below it; set data.root to the folder that holds them, or data.reader=frames for folders"
-                " of frames"
-            )
-        index = build(self.root, names, cache, keep_others=bool(list))
-        self.broken = {name: content for name, content in index.items() if isinstance(content, str)}
-        self._videos = [(name, index[name]) for name in names if name not in self.broken]
-        if not self._videos:
+        with cached(self.root, "videos", cache) as known:
+            names = read_list(list, self.root, known) if list else scan(self.root, known)
+            check_found(names, self.root, "video files", SUFFIXES, "data.reader=frames for folders of frames")
+            index = build(self.root, names, known)
+        self.broken = {name: why for name, why in index.items() if isinstance(why, str)}
+        self._videos = {name: video for name, video in index.items() if isinstance(video, Video)}
+        self.names = [*self._videos]
+        if not self.names:
             first = "".join(f"\n  {name}: {why}" for name, why in [*self.broken.items()][:10])
             raise UserError(f"data root {root}: none of the {len(names)} video files can be read:{first}")
         if self.broken:
             log.warning("%d of %d video files left out: they cannot be read", len(self.broken), len(names))
 
-    def __len__(self):
-        return len(self._videos)
+    def info(self, video: int) -> Video:
+        """Frames, rate, size and more."""
+        return self._videos[self.names[video]]
 
-    def name(self, video):
-        return self._videos[video][0]
+    def length(self, video: int) -> int:
+        return self.info(video).frames
 
-    def info(self, video):
-        """datasets.readers.video_index.Video: frames, rate, size and more."""
-        return self._videos[video][1]
+    def times(self, video: int) -> np.ndarray:
+        return self.info(video).all_times()
 
-    def length(self, video):
-        return self._videos[video][1].frames
-
-    def times(self, video):
-        return self._videos[video][1].all_times()
-
-    def read(self, video, frame_ids):
-        name, info = self._videos[video]
-        path = os.path.join(self.root, name)
+    def read(self, video: int, frame_ids: Sequence[int]) -> "list[np.ndarray]":
+        info, path = self.info(video), os.path.join(self.root, self.names[video])
         try:
             frames = _decode(path, info, set(frame_ids))
         except (av.FFmpegError, OSError) as error:
@@ -82,23 +74,15 @@ class Reader:
         return [frames[i] for i in frame_ids]
 
 
-def scan(root):
-    """All video files below root, relative to it, ordered; hidden files and folders left out."""
-    names, visited = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:  # links may lead in circles
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                names.append(os.path.relpath(os.path.join(folder, name), root))
-    return sorted(names)
+def scan(root: Path, known: dict, below: str = ".") -> list[str]:
+    """All video files below a folder of root, relative to root, ordered; hidden files and folders are left out."""
+    folders = counted(walk(root, SUFFIXES, known, below), f"scanning {root}, folders of videos")
+    return sorted(
+        os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names.split(JOINT)
+    )
 
 
-def read_list(path, root):
+def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
     """The videos a training list names, in its order: files relative to root, none twice.
 
     One video file a line, or one folder, which stands for all video files below it.  Raises UserError for a
@@ -106,16 +90,14 @@ def read_list(path, root):
     """
     names = []
     for entry in list_entries(path, root):
-        if entry.lower().endswith(SUFFIXES):
-            names.append(entry)
-            continue
-        below = scan(root / entry) if (root / entry).is_dir() else []
+        is_file = entry.lower().endswith(SUFFIXES)
+        below = [entry] if is_file else scan(root, known, entry) if (root / entry).is_dir() else []
         if not below:
             raise UserError(
                 f"data.list {path}: {root / entry} is no video file ({', '.join(SUFFIXES)}) and no folder of such;"
                 " entries are relative to data.root; a list of frames needs data.reader=frames"
             )
-        names += [os.path.normpath(os.path.join(entry, name)) for name in below]
+        names += below
     return list(dict.fromkeys(names))
 
 
