@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.schema import Clip
 from datasets.clip import ClipDataset, ClipLoader
 from datasets.listing import CACHE_FORMAT
-from datasets.readers import UnreadableFrame, video_index, videos
+from datasets.readers import UnreadableFrame, videos
 from datasets.readers.videos import Reader
 from tests.film import film, number_of, opencv_film, opencv_frames, trim, turn
 
@@ -290,13 +290,13 @@ def test_lists_that_cannot_be_used(root, text, message):
 @pytest.fixture
 def examined(monkeypatch):
     """The files that were read for the index."""
-    files, examine = [], video_index.examine
+    files, examine = [], videos.examine
 
     def noting(path):
         files.append(os.path.basename(path))
         return examine(path)
 
-    monkeypatch.setattr(video_index, "examine", noting)
+    monkeypatch.setattr(videos, "examine", noting)
     return files
 
 
@@ -340,17 +340,17 @@ def test_a_list_leaves_what_is_known_of_other_files(root, examined):
 
 
 def test_what_an_interrupt_leaves_is_not_read_again(root, examined, monkeypatch):
-    examine = video_index.examine
+    examine = videos.examine
 
     def interrupted(path):
         if path.endswith("zebra.mp4"):
             raise KeyboardInterrupt
         return examine(path)
 
-    monkeypatch.setattr(video_index, "examine", interrupted)
+    monkeypatch.setattr(videos, "examine", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Reader(root)
-    monkeypatch.setattr(video_index, "examine", examine)
+    monkeypatch.setattr(videos, "examine", examine)
     examined.clear()
     assert len(Reader(root)) == 3 and examined == ["zebra.mp4"]
 

@@ -1,13 +1,18 @@
 """Videos stored as files, at any depth below a root; frames are decoded when they are asked for.
 
-PyAV decodes: it finds the very frame in files of variable rate and in edited ones, where OpenCV's seeking goes wrong.
+Every file is read once to index its frames; the index is kept in the cache.  PyAV decodes, since it finds the right
+frame in files of variable rate and in edited ones, where OpenCV's seeking goes wrong.
 """
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,15 +23,44 @@ try:
 except ImportError:
     raise UserError(f"data.reader = videos: needs the package av: {sys.executable} -m pip install av") from None
 
-from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, walk
+from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, mark, walk
 from datasets.readers import UnreadableFrame, VideoReader
-from datasets.readers.video_index import Video, build, opened, reason, stamp
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 #: Where a file's index misleads, frames are looked for from so many seconds earlier.
 STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
+#: Files read at once: mostly they wait for the disk.
+THREADS = 8
+
+
+class Video(NamedTuple):
+    """One file.  start: time of its first frame.  seconds: how long it is.
+
+    width, height: as shown, after `rotation` (degrees, anticlockwise).  times: seconds of every frame where they
+    are not evenly spaced (a variable frame rate), else None.
+    """
+
+    frames: int
+    fps: float
+    start: float
+    seconds: float
+    width: int
+    height: int
+    rotation: int
+    times: np.ndarray | None = None
+
+    def all_times(self) -> np.ndarray:
+        """Seconds of every frame [frames]."""
+        return self.start + np.arange(self.frames) / self.fps if self.times is None else self.times
+
+    def number(self, seconds: float) -> int:
+        """The frame nearest to a time; outside of the video it may be no frame's."""
+        if self.times is None:
+            return round((seconds - self.start) * self.fps)
+        right = min(max(int(np.searchsorted(self.times, seconds)), 1), self.frames - 1)
+        return right - 1 if seconds - self.times[right - 1] < self.times[right] - seconds else right
 
 
 class Reader(VideoReader):
@@ -102,7 +136,7 @@ def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
 
 
 def _decode(path, video, wanted):
-    """{frame number: uint8 RGB [H,W,3]} of those wanted that are found."""
+    """{frame number: uint8 RGB [H,W,3]} of the wanted frames that are found."""
     with opened(path) as (container, stream):
         # Evenly spaced frames may stand a quarter off their place: a key frame just after it is still theirs.
         first = video.start + (min(wanted) + 0.25) / video.fps if video.times is None else video.times[min(wanted)]
@@ -115,17 +149,17 @@ def _decode(path, video, wanted):
 
 
 def _decode_on(container, stream, path, video, wanted):
-    """From where the file stands until all are found; None where it already stands behind the first of them."""
+    """Decode from the file's position until all wanted frames are found; None if the first of them lies before it."""
     # In AVI files the times belong to the order of decoding: there only the key frame's is right, and frames count.
-    counted = container.format.name == "avi"
+    by_count = container.format.name == "avi"
     frames, number = {}, None
     for packet in container.demux(stream):
-        if not counted and stamp(packet) is not None:
+        if not by_count and stamp(packet) is not None:
             # Frames between the wanted ones that no other needs: a quarter of the time.
             needed = video.number(float(stamp(packet) * stream.time_base)) in wanted
             stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
         for frame in packet.decode():
-            at = number + 1 if counted and number is not None else video.number(float(stamp(frame) * stream.time_base))
+            at = number + 1 if by_count and number is not None else video.number(float(stamp(frame) * stream.time_base))
             if number is None and at > min(wanted):
                 return None
             number = at
@@ -140,3 +174,101 @@ def _decode_on(container, stream, path, video, wanted):
 
 def _upright(pixels, rotation):
     return np.ascontiguousarray(np.rot90(pixels, rotation // 90)) if rotation else pixels
+
+
+def stamp(item):
+    """Time of a packet or frame in ticks, or None; AVI files know the order of decoding alone."""
+    return item.dts if item.pts is None else item.pts
+
+
+def reason(error: Exception) -> str:
+    """The fault as FFmpeg puts it in words."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple]:
+    """with opened(path) as (container, stream): PyAV's, the stream being the video.  Raises UnreadableFrame."""
+    with av.open(path) as container:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise UnreadableFrame(path, "holds no video")
+        # The loader's workers decode side by side; and were a decoder with threads still about when workers are
+        # forked, a worker that frees it would wait for ever for threads that it does not have.
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def examine(path: str) -> Video:
+    """Read a whole file, decoding its first frame alone.  Raises UnreadableFrame."""
+    if not os.path.getsize(path):
+        raise UnreadableFrame(path, "the file is empty")
+    with opened(path) as (container, stream):
+        stamps: list = []
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise UnreadableFrame(path, f"breaks off or is damaged after {len(stamps)} frames")
+            if packet.size and not packet.is_discard:  # discarded: cut away by an edit of the video
+                stamps.append(stamp(packet))
+        if not stamps or None in stamps:
+            raise UnreadableFrame(path, "has frames without a time" if stamps else "holds no frame")
+        container.seek(min(stamps), stream=stream)
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise UnreadableFrame(path, "its first frame cannot be decoded")
+        times = np.unique(stamps) * float(stream.time_base)
+        fps = float(stream.average_rate or 25) if len(times) == 1 else (len(times) - 1) / (times[-1] - times[0])
+    off = np.abs((times - times[0]) * fps - np.arange(len(times))).max()
+    sides = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
+    return Video(
+        len(times),
+        fps,
+        float(times[0]),
+        float(times[-1] - times[0] + 1 / fps),
+        *sides,
+        frame.rotation % 360,
+        None if off < 0.25 else times.round(6),
+    )
+
+
+def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
+    """{name: Video, or the reason why it cannot be read} of the files root/name, in their order.
+
+    known: entries of `listing.cached`; a file whose size and time of change are the known ones is not read again.
+    New files that cannot be read are named in the log.
+    """
+
+    def look(name):
+        """The entry of a file, which is the known one where it still holds."""
+        path, now = os.path.join(root, name), None
+        try:
+            now = mark(os.stat(path))
+            if known.get(name, (None,))[0] == now:
+                return known[name]
+            content = examine(path)
+        except UnreadableFrame as error:
+            content = error.reason
+        except (av.FFmpegError, OSError) as error:
+            content = reason(error)
+            if isinstance(error, OSError):  # rights and disks may change while the file does not
+                now = None
+        if isinstance(content, str):
+            log.warning("left out: %s: %s", path, content)
+        return now, json.dumps(content, default=np.ndarray.tolist)
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for name, entry in zip(names, counted(pool.map(look, names), f"reading {len(names)} video files of {root}")):
+            known[name] = entry
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {name: _parsed(known[name][1]) for name in names}
+
+
+def _parsed(text):
+    """The Video or the reason that `build` keeps as JSON."""
+    content = json.loads(text)
+    if isinstance(content, str):
+        return content
+    video = Video(*content)
+    return video if video.times is None else video._replace(times=np.array(video.times))
