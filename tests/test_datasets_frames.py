@@ -263,3 +263,14 @@ def test_links_are_followed_but_not_in_circles(root, tmp_path):
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "class/circle").symlink_to(root)
     assert names(Reader(root)) == ["class/apple", "class/deep/er", "linked", "zebra"]
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_and_named(root, monkeypatch, caplog):
+    def denied(folder, suffixes, list_folder=listing.list_folder):
+        if str(folder).endswith("apple"):
+            raise PermissionError(13, "Permission denied", folder)
+        return list_folder(folder, suffixes)
+
+    monkeypatch.setattr(listing, "list_folder", denied)
+    assert names(Reader(root)) == ["class/deep/er", "zebra"]
+    assert "class/apple: Permission denied" in caplog.text

@@ -11,7 +11,6 @@ import pytest
 from core.errors import UserError
 from core.schema import Clip
 from datasets.clip import ClipDataset, ClipLoader
-from datasets.listing import CACHE_FORMAT
 from datasets.readers import UnreadableFrame, videos
 from datasets.readers.videos import Reader
 from tests.film import film, number_of, opencv_film, opencv_frames, trim, turn
@@ -353,29 +352,6 @@ def test_what_an_interrupt_leaves_is_not_read_again(root, examined, monkeypatch)
     monkeypatch.setattr(videos, "examine", examine)
     examined.clear()
     assert len(Reader(root)) == 3 and examined == ["zebra.mp4"]
-
-
-def test_a_damaged_cache_is_made_anew(root, cache_folder, examined):
-    first = names(Reader(root))
-    (stored,) = cache_folder.glob("*/*.videos.json")
-    for content in ("{", "[]", f'{{"format": {CACHE_FORMAT}, "texts": [], "entries": {{"zebra.mp4": 5}}}}'):
-        stored.write_text(content)
-        examined.clear()
-        assert names(Reader(root)) == first and len(examined) == 3
-
-
-def test_no_cache_where_none_is_wanted_or_none_can_be_kept(root, cache_folder, capsys):
-    assert len(Reader(root, cache=False)) == 3 and not cache_folder.exists()
-    cache_folder.write_text("a file where the folder should be")
-    assert len(Reader(root)) == 3
-    assert "is not kept" in capsys.readouterr().err
-
-
-def test_links_are_followed_but_not_in_circles(root, tmp_path):
-    opencv_film(tmp_path / "elsewhere/far.mp4", frames=5)
-    (root / "linked").symlink_to(tmp_path / "elsewhere")
-    (root / "class/circle").symlink_to(root)
-    assert names(Reader(root)) == ["class/apple.AVI", "class/deep/er/bear.mp4", "linked/far.mp4", "zebra.mp4"]
 
 
 def test_published_files_give_the_frames_of_decoding_from_the_start(shared):
