@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Writing files whole or not at all."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,10 +9,10 @@ from core.errors import UserError
 
 
 @contextmanager
-def replacing(path):
+def replacing(path: str | Path) -> Iterator[Path]:
     """with replacing(path) as part: write the file `part`; afterwards it is renamed to path.
 
-    Makes path's folder.  On an error `part` is removed and what stood at path stays.  Raises UserError where
+    Makes path's folder.  On an error `part` is removed and an earlier file at path stays.  Raises UserError where
     nothing can be written: no permission, no space, a file where a folder must be.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""What views are made of: resizing, cropping and flipping frames, ImageNet normalisation, and theta.
+"""The operations of views: resizing, cropping and flipping frames, ImageNet normalisation, and theta.
 
 Geometry works on uint8 pixels (an eighth of the time of floats); floats appear at the very end.
 Legend: frame [H,W,3] uint8 RGB; T frames; theta [2,3] as torch's affine_grid reads it, coordinates in [-1, 1].
@@ -11,11 +11,11 @@ from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-#: becomes 0, to half a grey level, when normalised: what padding is made of
+#: The colour of padding: becomes 0, to half a grey level, when normalised.
 MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
-def normalise(frames, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+def normalise(frames: torch.Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> torch.Tensor:
     """(frames - mean) / std per channel.  frames [..,3,H,W]: floats in [0, 1], or uint8.  New floats, contiguous."""
     scale = 255.0 if frames.dtype == torch.uint8 else 1.0
     kind = torch.float32 if frames.dtype == torch.uint8 else frames.dtype
@@ -24,12 +24,12 @@ def normalise(frames, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     return frames.sub_(mean).div_(std)
 
 
-def short_side_size(height, width, short):
+def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
     """(height, width) of the same shape with the given short side; the long side is rounded down."""
     return (short, int(width * short / height)) if width >= height else (int(height * short / width), short)
 
 
-def resize(frame, height, width):
+def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """frame [H,W,3] uint8 -> [height,width,3] uint8: the pixels of Pillow's antialiased BILINEAR."""
     if frame.shape[:2] == (height, width):
         return frame
@@ -49,8 +49,8 @@ def _exact_in_torch(size, new_size):
     return size <= new_size <= 1 << 12 and new_size & (new_size - 1) == 0
 
 
-def crop(frame, top, left, side, fill=MEAN_COLOUR):
-    """The square frame[top:top+side, left:left+side], [side,side,3]; what lies outside the frame is `fill`.
+def crop(frame: np.ndarray, top: int, left: int, side: int, fill=MEAN_COLOUR) -> np.ndarray:
+    """The square frame[top:top+side, left:left+side], [side,side,3]; `fill` where it lies outside the frame.
 
     top, left may be negative.
     """
@@ -66,12 +66,12 @@ def crop(frame, top, left, side, fill=MEAN_COLOUR):
     return out
 
 
-def flip(frame):
+def flip(frame: np.ndarray) -> np.ndarray:
     """frame mirrored left to right."""
     return np.ascontiguousarray(frame[:, ::-1])
 
 
-def theta_flip_zoom(flipped, zoom, top, left, zoom_px, side):
+def theta_flip_zoom(flipped: bool, zoom: float, top: float, left: float, zoom_px: float, side: int) -> torch.Tensor:
     """theta [2,3] of "flip a side x side frame, then enlarge its crop at (top, left) of zoom_px pixels to side".
 
     grid_sample(frame, affine_grid(theta)) makes the same, to a pixel: the scale is the zoom drawn, the crop

@@ -1,4 +1,4 @@
-"""Where a program runs, and in what precision."""
+"""The device a program runs on, and its precision."""
 
 import torch
 
@@ -7,8 +7,8 @@ from core.errors import UserError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick(name):
-    """ "auto", "cpu" or "cuda" -> torch.device; auto takes CUDA where there is one."""
+def pick(name: str) -> torch.device:
+    """The device called "cpu", "cuda" or "auto", which is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device was found; use --device cpu or auto")
     if name == "auto":
@@ -16,7 +16,7 @@ def pick(name):
     return torch.device(name)
 
 
-def fast_bf16(device):
+def fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware: faster than float32 there, many times slower elsewhere."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -24,20 +24,20 @@ def fast_bf16(device):
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def fast_int8(device):
+def fast_int8(device: torch.device) -> bool:
     """Whether the device is a CPU that multiplies 8-bit integers in hardware, many times faster than float32."""
     able = torch.cpu.get_capabilities()
     return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_vnni", "amx_int8"))
 
 
-def autocast(device, precision):
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Context for a forward pass: "fp32" (none), "bf16", "fp16", or "auto" = bf16 where it is fast, else fp32."""
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "fp32"
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
-def inference_precision(device, name):
+def inference_precision(device: torch.device, name: str) -> str:
     """The precision of the network in inference: "auto" = fp16 on a GPU, fp32 on a CPU; others as they are.
 
     A GPU's convolutions round float32 to the 10 bits of TF32 by torch's default; fp16 has as many, at twice the rate.

@@ -1,16 +1,32 @@
-"""What readers share: the data root, training lists, and the cache of what a scan found."""
+"""What the readers of training video share: the data root, training lists, the walk through folders, and its cache."""
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from core.atomic import replacing
 from core.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def check_root(root):
+#: Joins the names of a folder's files into one string that all folders of the same names share: millions of
+#: frames then take a few MB.
+JOINT = "/"
+#: Stands between a folder's files and its sub-folders in the cache.
+END = "//"
+#: Count up when the content of the cache, or how it is found, changes.
+CACHE_FORMAT = 2
+
+
+def check_root(root: str | Path) -> Path:
     """root as a Path; UserError where there is no such folder."""
     root = Path(root)
     if not root.is_dir():
@@ -18,8 +34,17 @@ def check_root(root):
     return root
 
 
-def list_entries(path, root):
-    """What a training list names, in its order: paths relative to root.
+def check_found(found: Iterable, root: Path, kind: str, suffixes: tuple[str, ...], other: str) -> None:
+    """UserError where no video was found.  kind: of files.  other: the setting that reads the other kind."""
+    if not found:
+        raise UserError(
+            f"data root {root}: no {kind} found; looked for files ending in {', '.join(suffixes)} in all folders below"
+            f" it; set data.root to the folder that holds them, or {other}"
+        )
+
+
+def list_entries(path: str | Path, root: Path) -> list[str]:
+    """The entries of a training list in its order: paths relative to root.
 
     One a line, a leading "/" allowed; only the first column counts.  Empty lines and lines that start with
     # are left out.  Raises UserError for a list that cannot be read, is empty or belongs to another root.
@@ -36,27 +61,118 @@ def list_entries(path, root):
     return entries
 
 
-def cache_path(root, kind=""):
-    """Where the result of a scan of root is kept; kind: an ending that tells one reader's from another's."""
+def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -> Iterator[tuple[str, str]]:
+    """Yield (folder relative to root, its files joined by JOINT) for every folder that holds files with these suffixes.
+
+    below: the folder to start from.  known: entries of `cached`; a folder whose time of change is the known one
+    is not listed again.  Links are followed, but not in circles.  Folders that cannot be read are named in the log.
+    """
+    started, visited, waiting = time.time(), set(), [os.path.normpath(below)]
+    while waiting:
+        folder = waiting.pop()
+        path = os.path.join(root, folder)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            if known.get(folder, (None,))[0] != mark(status):
+                names, folders = list_folder(path, suffixes)
+                # A folder may change again within the tick of its clock: a young one is listed next time, too.
+                lasting = mark(status) if started - status.st_mtime >= 2 else None
+                known[folder] = (lasting, JOINT.join(names) + END + JOINT.join(folders))
+        except OSError as error:
+            log.warning("left out: %s: %s", path, error.strerror)
+            continue
+        files, _, folders = known[folder][1].partition(END)
+        if files:
+            yield folder, files
+        waiting += [os.path.normpath(os.path.join(folder, name)) for name in folders.split(JOINT)[::-1] if name]
+
+
+def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """(files that end in `suffixes`, sub-folders) of a folder, each in order; hidden ones are left out."""
+    files, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(suffixes):
+                files.append(entry.name)
+    return sorted(files, key=_by_number), sorted(folders)
+
+
+def _by_number(name):
+    """Sorts frame_2 before frame_10."""
+    parts = re.split(r"(\d+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
+
+
+def counted(items: Iterable, doing: str) -> Iterator:
+    """Yield the items; print what the program is doing, and how far it is, every five seconds."""
+    reported = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - reported > 5:
+            reported = time.monotonic()
+            print(f"{doing}: {count}", file=sys.stderr)
+
+
+def mark(status: os.stat_result) -> list[int]:
+    """Changes whenever a file or a folder does."""
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextmanager
+def cached(root: Path, kind: str, wanted: bool = True) -> Iterator[dict]:
+    """with cached(root, "frames") as known: {path relative to root: (mark, text)}, to be read and changed.
+
+    text: the content of that file or folder when it had this mark; None: it has to be read again.  What is known is
+    kept in the user's cache folder, after an error too; one process at a time reads and changes it.
+    """
+    if not wanted:
+        yield {}
+        return
+    path = _cache_path(root, kind)
+    with ExitStack() as stack:
+        with suppress(OSError):  # no place for a cache, or a file system without locks: each process for itself
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(path.with_suffix(".lock"), "w")), fcntl.LOCK_EX)
+        before = _load(path)
+        known = dict(before)
+        try:
+            yield known
+        finally:
+            if known != before:
+                _save(path, known, root)
+
+
+def _cache_path(root, kind):
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     real = os.path.realpath(root)
-    mark = hashlib.sha256(real.encode()).hexdigest()[:12]
-    return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{mark}{kind}.json"
+    digest = hashlib.sha256(real.encode()).hexdigest()[:12]
+    return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{digest}.{kind}.json"
 
 
-def load_cache(path):
-    """The stored dict, or {} where there is none or it is none."""
+def _load(path):
     try:
         stored = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+        if stored["format"] != CACHE_FORMAT:
+            return {}
+        return {name: (mark, stored["texts"][i]) for name, (mark, i) in stored["entries"].items()}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return {}  # none yet, or damaged
 
 
-def save_cache(path, content, root):
-    """Keep a dict; where that cannot be, says so: only time is lost."""
+def _save(path, known, root):
+    """Folders of the same content share its text.  Where nothing can be written only time is lost."""
+    places = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in known.values()))}
+    entries = {name: (mark, places[text]) for name, (mark, text) in known.items()}
     try:
         with replacing(path) as part:
-            part.write_text(json.dumps(content))
+            part.write_text(json.dumps({"format": CACHE_FORMAT, "texts": list(places), "entries": entries}))
     except UserError as error:
         print(f"the scan of {root} is not kept: {error}", file=sys.stderr)

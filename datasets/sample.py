@@ -35,7 +35,7 @@ from datasets.scenes.scene import Scene
 
 VERSION = 3
 STAMP = "sample.json"
-#: the validation clips: name -> habitat and animals, the topmost last; in the late clip the last animal enters late
+#: The validation clips: name -> habitat and animals, the topmost last; in the late clip the last animal enters late.
 VALIDATION = {
     "coral-garden": ("reef", ("turtle", "eel", "koi")),
     "forest-beetles": ("forest", ("beetle", "beetle")),
@@ -51,7 +51,7 @@ LATE = "late-turtle"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the set's content.  frames: of a clip; height, width: px of a frame."""
+    """The settings that decide the set's content.  frames: of a clip; height, width: px of a frame."""
 
     seed: int = 0
     train_clips: int = 36
@@ -61,15 +61,15 @@ class Settings:
     width: int = 448
 
 
-def make_sample(root, seed=0, workers=None, **settings):
+def make_sample(root: str | Path, seed: int = 0, workers: int | None = None, **settings: int) -> bool:
     """Make the sample set at root, whole or not at all -> True; False where it is there already.
 
     settings: other fields of Settings.  workers: processes, None = one a core.  The same settings give the
     same masks and frames, but for rounding on other processors.  Raises UserError where root holds anything else
     or cannot be written.
     """
-    root, settings = Path(root), Settings(seed=seed, **settings)
-    if _complete(root, settings):
+    root, wanted = Path(root), Settings(seed=seed, **settings)
+    if _complete(root, wanted):
         return False
     part = root.parent / f".{root.name}.{os.getpid()}.part"
     for left in root.parent.glob(f".{root.name}.*.part"):
@@ -77,10 +77,10 @@ def make_sample(root, seed=0, workers=None, **settings):
             shutil.rmtree(left, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        _write(part, settings, workers or os.cpu_count() or 1)
+        _write(part, wanted, workers or os.cpu_count() or 1)
         os.replace(part, root)
     except OSError as error:
-        if not _complete(root, settings):  # else another process was quicker
+        if not _complete(root, wanted):  # else another process was quicker
             raise UserError(f"{root}: the set cannot be written there ({error}); choose another --out") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -122,7 +122,7 @@ def _write(root, settings, workers):
     (root / STAMP).write_text(json.dumps({"version": VERSION, **asdict(settings)}, indent=1) + "\n")
 
 
-def write_clip(root, settings, name):
+def write_clip(root: Path, settings: Settings, name: str) -> None:
     """Render one clip and write its frames, and its masks, or for training its video."""
     frames, ids_T = _render(settings, name)
     images, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
@@ -132,7 +132,8 @@ def write_clip(root, settings, name):
         if not cv2.imwrite(path, frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
             raise OSError(f"{path} cannot be written")
     if name not in VALIDATION:
-        return _write_video(root / "videos" / f"{name}.mp4", frames)
+        _write_video(root / "videos" / f"{name}.mp4", frames)
+        return
     if name == LATE:
         last = len(VALIDATION[LATE][1])
         areas = np.array([(ids == last).sum() for ids in ids_T])
@@ -199,7 +200,7 @@ def _well_seen(ids_T, count, late):
 
 
 @reported
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="Make the sample set (DAVIS layout, seeded).")
     parser.add_argument("--out", default="data/sample", help="folder to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default: 0)")

@@ -1,13 +1,13 @@
 """Videos to segment: frames, the masks that are given, and which frames are written.
 
-Given masks are births: of every mask only the ids that no earlier one held.  What becomes of a known object
-is for propagation to say.
+Objects are born at the given masks: an id counts where no earlier mask holds it.  Propagation follows it from there.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,11 @@ from core import palette
 from core.errors import UserError
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
-from datasets.reader import UnreadableFrame
+from datasets.readers import UnreadableFrame, VideoReader
+from datasets.readers.frames import SUFFIXES
 from datasets.readers.frames import read_frame as decode
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-#: a word of a list: in quotes, or without a space
+#: A word of a list: in quotes, or without a space.
 WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 
 
@@ -38,15 +38,15 @@ class VosSequence:
     annotations: Path | None = None
 
     @property
-    def length(self):
+    def length(self) -> int:
         return len(self.images)
 
     @property
-    def frame_names(self):
+    def frame_names(self) -> tuple[str, ...]:
         """The name of every frame, and of the mask written for it, without suffix."""
         return tuple(path.stem for path in self.images)
 
-    def frames(self):
+    def frames(self) -> Iterator[np.ndarray]:
         """Decode frame after frame -> uint8 RGB [H,W,3]; UserError names a damaged file or one of another size."""
         size = None
         for path in self.images:
@@ -67,7 +67,7 @@ class VosSequence:
         return self._births()[0]
 
     def doubts(self) -> Iterator[tuple[Path, str]]:
-        """What looks wrong about the given masks, or has to be said: a mask's path and a sentence, each."""
+        """(path, remark) about every given mask that looks wrong or is read in a special way."""
         given, binary = self._births()
         for t, ids in given.items():
             if binary:
@@ -76,7 +76,7 @@ class VosSequence:
                 yield self.masks[t], text
 
     def _births(self):
-        """What given() returns, and whether its object is marked with 255."""
+        """(the masks of given(), whether they mark an object with 255)"""
         known, given, void = {0, VOID}, {}, {}
         for t, path in enumerate(self.masks):
             if path is None:
@@ -99,29 +99,20 @@ class VosSequence:
         return given or void, not given
 
 
-class SequenceReader:
-    """The frames of sequences as training reads them: a datasets.reader.Reader."""
+class SequenceReader(VideoReader):
+    """The frames of sequences as training reads them."""
 
-    def __init__(self, sequences):
-        self.sequences = sequences
+    def __init__(self, sequences: list[VosSequence]):
+        self.sequences, self.names = sequences, [sequence.name for sequence in sequences]
 
-    def __len__(self):
-        return len(self.sequences)
-
-    def name(self, video):
-        return self.sequences[video].name
-
-    def length(self, video):
+    def length(self, video: int) -> int:
         return self.sequences[video].length
 
-    def times(self, video):
-        return None
-
-    def read(self, video, frame_ids):
+    def read(self, video: int, frame_ids: Sequence[int]) -> list[np.ndarray]:
         return [decode(self.sequences[video].images[i]) for i in frame_ids]
 
 
-def read_frame(path):
+def read_frame(path: Path) -> np.ndarray:
     """Decode a picture -> uint8 RGB [H,W,3]; UserError names a file that is missing or damaged."""
     try:
         return decode(path)
@@ -129,53 +120,43 @@ def read_frame(path):
         raise UserError(f"{error}; restore this frame") from error
 
 
-def davis(root, split="val", names=None):
+def davis(root: str | Path, split: str = "val", names: list[str] | None = None, births=False) -> list[VosSequence]:
     """DAVIS 2017: root/{JPEGImages,Annotations}/480p/<sequence>, root/ImageSets/2017/<split>.txt.
 
-    The annotation of the first frame is given, every frame is written.  names: these sequences only, here
-    and below.
+    Every frame is written.  The annotation of the first frame is given; births: and, where an object enters later, the
+    first annotation that has it.  names: these sequences only, here and below.
     """
-    return [_davis(Path(root), name, births=False) for name in _chosen(_split(Path(root), split), names)]
-
-
-def sample(root, split="val", names=None):
-    """The made sample set: as DAVIS, but an object that enters later is given where it is first annotated."""
-    return [_davis(Path(root), name, births=True) for name in _chosen(_split(Path(root), split), names)]
-
-
-def _split(root, split):
+    root = Path(root)
     path = root / "ImageSets" / "2017" / f"{split}.txt"
     if not path.is_file():
         raise UserError(
             f"{path}: missing; {root} must be in DAVIS layout: ImageSets/2017/{split}.txt, "
             "JPEGImages/480p/<sequence>/, Annotations/480p/<sequence>/"
         )
-    try:
-        names = path.read_text(encoding="utf-8-sig").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); expected one name a line") from error
-    if not names:
+    known = _text(path, "expected one name a line").split()
+    if not known:
         raise UserError(f"{path}: names no sequence; expected one name a line")
-    return names
+    sequences = []
+    for name in _chosen(known, names):
+        images, folder = pictures(root / "JPEGImages" / "480p" / name), root / "Annotations" / "480p" / name
+        masks = _existing(folder / f"{image.stem}.png" for image in images)
+        if masks[0] is None:
+            raise UserError(f"{folder / images[0].stem}.png: missing; the first annotation says what to follow")
+        given = masks if births else (masks[0],) + (None,) * (len(images) - 1)
+        annotations = folder if all(masks) else None
+        sequences.append(VosSequence(name, images, given, (True,) * len(images), annotations))
+    return sequences
 
 
-def _davis(root, name, births):
-    images = pictures(root / "JPEGImages" / "480p" / name)
-    folder = root / "Annotations" / "480p" / name
-    masks = tuple(folder / f"{image.stem}.png" for image in images)
-    if not masks[0].is_file():
-        raise UserError(f"{masks[0]}: missing; the annotation of the first frame says what to follow")
-    there = tuple(mask if mask.is_file() else None for mask in masks)
-    given = there if births else (masks[0],) + (None,) * (len(images) - 1)
-    annotations = folder if all(there) else None
-    return VosSequence(name, images, given, (True,) * len(images), annotations)
+#: The made sample set: as DAVIS, but an object that enters later is given where it is first annotated.
+sample = partial(davis, births=True)
 
 
-def ytvos(root, names=None):
+def ytvos(root: str | Path, names: list[str] | None = None) -> list[VosSequence]:
     """YouTube-VOS: root/valid/{JPEGImages,Annotations}/<video>; root may also be that valid/ itself.
 
     Objects are given where annotations stand.  Where valid_all_frames/JPEGImages stands beside valid/, its
-    frames are propagated through; those of valid/ are written.
+    frames are propagated through; the frames of valid/ are written.
     """
     root = Path(root)
     valid = root / "valid"
@@ -193,31 +174,23 @@ def ytvos(root, names=None):
     if not videos:
         raise UserError(f"{valid / 'JPEGImages'}: holds no video; expected one folder a video")
     every_frame = valid.parent / "valid_all_frames" / "JPEGImages"
-    every_frame = every_frame if every_frame.is_dir() else None
-    return [_ytvos(valid, name, every_frame) for name in _chosen(videos, names)]
+    source = every_frame if every_frame.is_dir() else valid / "JPEGImages"
+    return [_ytvos(valid, name, source / name) for name in _chosen(videos, names)]
 
 
-def _ytvos(valid, name, every_frame):
-    written = images = pictures(valid / "JPEGImages" / name)
-    if every_frame is not None:
-        images = pictures(every_frame / name)
-    places = {image.stem: t for t, image in enumerate(images)}
-    masks = [None] * len(images)
-    for mask in pictures(valid / "Annotations" / name):
-        masks[_place(mask, places, images)] = mask
-    flags = [False] * len(images)
-    for image in written:
-        flags[_place(image, places, images)] = True
-    return VosSequence(name, images, tuple(masks), tuple(flags))
+def _ytvos(valid, name, folder):
+    """folder: the frames that are propagated through."""
+    images = pictures(folder)
+    written = {image.stem: image for image in pictures(valid / "JPEGImages" / name)}
+    masks = {mask.stem: mask for mask in pictures(valid / "Annotations" / name)}
+    stems = [image.stem for image in images]
+    for path in (*masks.values(), *written.values()):
+        if path.stem not in stems:
+            raise UserError(f"{path}: no frame of that name in {folder}")
+    return VosSequence(name, images, tuple(map(masks.get, stems)), tuple(stem in written for stem in stems))
 
 
-def _place(path, places, images):
-    if path.stem not in places:
-        raise UserError(f"{path}: no frame of that name in {images[0].parent}")
-    return places[path.stem]
-
-
-def listed(file, root, names=None) -> list[VosSequence]:
+def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -> list[VosSequence]:
     """A list with `flag image mask` a line, paths relative to root, a leading / allowed.
 
     flag 0: propagate through the frame, but do not write it.  The folder of the images is the video.  A mask that
@@ -226,19 +199,14 @@ def listed(file, root, names=None) -> list[VosSequence]:
     """
     file, root = Path(file), Path(root)
     videos: dict[Path, list] = {}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot read the list ({error}); name a text file") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_text(file, "name a text file").splitlines(), 1):
         if not line.strip():
             continue
         flag, image, mask = _columns(line, f"{file}:{number}")
-        image, mask = root / image.lstrip("/"), None if mask == "-" else root / mask.lstrip("/")
-        if not image.is_file():
-            raise UserError(f"{file}:{number}: {image} does not exist (paths are relative to {root})")
-        folder = Path(os.path.abspath(image.parent))  # "." has no name
-        videos.setdefault(folder, []).append((image, mask, flag == "1"))
+        if not (root / image).is_file():
+            raise UserError(f"{file}:{number}: {root / image} does not exist (paths are relative to {root})")
+        folder = Path(os.path.abspath(root / image)).parent  # Path(".") has no name
+        videos.setdefault(folder, []).append((root / image, mask and root / mask, flag == "1"))
     if not videos:
         raise UserError(f"{file}: names no frame; expected `flag image mask` a line")
     _once(file, [folder.name for folder in videos], "two videos whose folders are both named")
@@ -246,41 +214,47 @@ def listed(file, root, names=None) -> list[VosSequence]:
     return [_listed(file, folders[name], videos[folders[name]]) for name in _chosen(list(folders), names)]
 
 
+def _text(path, advice):
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {advice}") from error
+
+
 def _columns(line, where):
-    """flag, image and mask (`-` = none) of a line; UserError names the place."""
+    """flag, image and mask (None: not given) of a line; UserError names the place."""
     flag, *rest = line.strip().split(None, 1)
-    rest = "".join(rest)
     if "\t" in line:
-        words = [word.strip() for word in rest.split("\t") if word.strip()]
+        words = [word.strip() for word in "".join(rest).split("\t") if word.strip()]
     else:
-        words = ["".join(groups) for groups in WORD.findall(rest)]
+        words = ["".join(groups) for groups in WORD.findall("".join(rest))]
     if flag not in ("0", "1") or len(words) not in (1, 2):
         raise UserError(
             f"{where}: {line!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; names with spaces "
             "stand in quotes, or tabs separate the columns"
         )
-    return flag, words[0], words[1] if len(words) == 2 else "-"
+    image, mask = (*words, "-")[:2]
+    return flag, image.lstrip("/"), None if mask == "-" else mask.lstrip("/")
 
 
 def _listed(file, folder, rows):
     images, masks, written = zip(*rows)
     _once(file, [image.stem for image in images], f"in {folder} two frames named")
-    there = tuple(mask if mask and mask.is_file() else None for mask in masks)
+    there = _existing(masks)
     if not any(there):
         named = next((f"{mask} is no file" for mask in masks if mask), "no line names one")
         raise UserError(f"{file}: {folder.name} has no mask to start from: {named}")
     if not any(written):
         raise UserError(f"{file}: {folder.name} has no frame to write: every line has flag 0; flag 1 writes a frame")
-    return VosSequence(folder.name, images, there, written, _annotated(images, there, written))
+    annotations = None
+    if all(there) and all(written):  # the PNGs of the folder may be the annotations of these very frames
+        wanted = {there[0].parent / f"{image.stem}.png" for image in images}
+        annotations = there[0].parent if set(there) == wanted == set(there[0].parent.glob("*.png")) else None
+    return VosSequence(folder.name, images, there, written, annotations)
 
 
-def _annotated(images, masks, written):
-    """The folder of the masks where its PNGs are the annotations of these very frames, all written; else None."""
-    if not (all(masks) and all(written)):
-        return None
-    folder = masks[0].parent
-    wanted = {folder / f"{image.stem}.png" for image in images}
-    return folder if set(masks) == wanted == set(folder.glob("*.png")) else None
+def _existing(masks):
+    return tuple(mask if mask and mask.is_file() else None for mask in masks)
 
 
 def _once(file, names, what):
@@ -289,7 +263,7 @@ def _once(file, names, what):
         raise UserError(f"{file}: {what} {twice[0]!r}; one would overwrite the other")
 
 
-def pictures(folder):
+def pictures(folder: Path) -> tuple[Path, ...]:
     """The JPEG and PNG files of a folder by name; UserError where there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
-from datasets.reader import UnreadableFrame
-from datasets.readers import frames
+from datasets import listing
+from datasets.readers import UnreadableFrame
 from datasets.readers.frames import Reader, read_frame
 
 
@@ -196,13 +196,13 @@ def grow_old(root):
 @pytest.fixture
 def looked_into(monkeypatch):
     """The folders that were listed."""
-    folders, entries = [], frames._entries
+    folders, list_folder = [], listing.list_folder
 
-    def noting(folder):
+    def noting(folder, suffixes):
         folders.append(os.path.basename(os.path.normpath(folder)))
-        return entries(folder)
+        return list_folder(folder, suffixes)
 
-    monkeypatch.setattr(frames, "_entries", noting)
+    monkeypatch.setattr(listing, "list_folder", noting)
     return folders
 
 
@@ -236,7 +236,7 @@ def test_a_change_right_after_the_scan_is_seen(root):
 def test_a_damaged_cache_is_made_anew(root, cache_folder):
     first = names(Reader(root))
     (stored,) = cache_folder.glob("*/*.json")
-    for content in ("{", "[]", '{"names": [], "folders": [[".", 0, 5, []]]}'):
+    for content in ("{", "[]", f'{{"format": {listing.CACHE_FORMAT}, "texts": [], "entries": {{".": [[0, 0], 5]}}}}'):
         stored.write_text(content)
         assert names(Reader(root)) == first
     assert stored.read_text() not in ("{", "[]")
@@ -245,7 +245,7 @@ def test_a_damaged_cache_is_made_anew(root, cache_folder):
 def test_a_cache_of_another_format_is_made_anew(root, cache_folder, monkeypatch, looked_into):
     grow_old(root)
     Reader(root)
-    monkeypatch.setattr(frames, "CACHE_FORMAT", frames.CACHE_FORMAT + 1)
+    monkeypatch.setattr(listing, "CACHE_FORMAT", listing.CACHE_FORMAT + 1)
     looked_into.clear()
     Reader(root)
     assert len(looked_into) == 7
@@ -263,3 +263,14 @@ def test_links_are_followed_but_not_in_circles(root, tmp_path):
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "class/circle").symlink_to(root)
     assert names(Reader(root)) == ["class/apple", "class/deep/er", "linked", "zebra"]
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_and_named(root, monkeypatch, caplog):
+    def denied(folder, suffixes, list_folder=listing.list_folder):
+        if str(folder).endswith("apple"):
+            raise PermissionError(13, "Permission denied", folder)
+        return list_folder(folder, suffixes)
+
+    monkeypatch.setattr(listing, "list_folder", denied)
+    assert names(Reader(root)) == ["class/deep/er", "zebra"]
+    assert "class/apple: Permission denied" in caplog.text

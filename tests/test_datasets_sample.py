@@ -21,7 +21,7 @@ SMALL = dict(seed=3, train_clips=2, train_frames=2, val_frames=9, height=96, wid
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "sample"
-    assert make_sample(folder, workers=1, **SMALL) is True
+    assert make_sample(folder, workers=2, **SMALL) is True
     return folder
 
 
@@ -111,9 +111,11 @@ def test_both_layouts_of_the_late_clip_are_read_alike(root):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_other_processes(root, tmp_path):
-    """Whatever the number of processes."""
-    make_sample(tmp_path / "again", workers=2, **SMALL)
-    assert content(tmp_path / "again") == content(root)
+    """The set was made by two processes; here its kinds of clips are made by this one."""
+    for name in (sample.LATE, "lagoon-eel", "clip-001"):
+        sample.write_clip(tmp_path, sample.Settings(**SMALL), name)
+    made, whole = content(tmp_path), content(root)
+    assert len(made) > 50 and made.items() <= whole.items()
 
 
 def test_another_seed_gives_other_scenes(root):

@@ -11,8 +11,7 @@ import pytest
 from core.errors import UserError
 from core.schema import Clip
 from datasets.clip import ClipDataset, ClipLoader
-from datasets.reader import UnreadableFrame
-from datasets.readers import video_index, videos
+from datasets.readers import UnreadableFrame, videos
 from datasets.readers.videos import Reader
 from tests.film import film, number_of, opencv_film, opencv_frames, trim, turn
 
@@ -290,13 +289,13 @@ def test_lists_that_cannot_be_used(root, text, message):
 @pytest.fixture
 def examined(monkeypatch):
     """The files that were read for the index."""
-    files, examine = [], video_index.examine
+    files, examine = [], videos.examine
 
     def noting(path):
         files.append(os.path.basename(path))
         return examine(path)
 
-    monkeypatch.setattr(video_index, "examine", noting)
+    monkeypatch.setattr(videos, "examine", noting)
     return files
 
 
@@ -340,42 +339,19 @@ def test_a_list_leaves_what_is_known_of_other_files(root, examined):
 
 
 def test_what_an_interrupt_leaves_is_not_read_again(root, examined, monkeypatch):
-    examine = video_index.examine
+    examine = videos.examine
 
     def interrupted(path):
         if path.endswith("zebra.mp4"):
             raise KeyboardInterrupt
         return examine(path)
 
-    monkeypatch.setattr(video_index, "examine", interrupted)
+    monkeypatch.setattr(videos, "examine", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Reader(root)
-    monkeypatch.setattr(video_index, "examine", examine)
+    monkeypatch.setattr(videos, "examine", examine)
     examined.clear()
     assert len(Reader(root)) == 3 and examined == ["zebra.mp4"]
-
-
-def test_a_damaged_cache_is_made_anew(root, cache_folder, examined):
-    first = names(Reader(root))
-    (stored,) = cache_folder.glob("*/*.videos.json")
-    for content in ("{", "[]", '{"format": 1, "videos": {"zebra.mp4": 5}}', '{"format": 0, "videos": {}}'):
-        stored.write_text(content)
-        examined.clear()
-        assert names(Reader(root)) == first and len(examined) == 3
-
-
-def test_no_cache_where_none_is_wanted_or_none_can_be_kept(root, cache_folder, capsys):
-    assert len(Reader(root, cache=False)) == 3 and not cache_folder.exists()
-    cache_folder.write_text("a file where the folder should be")
-    assert len(Reader(root)) == 3
-    assert "is not kept" in capsys.readouterr().err
-
-
-def test_links_are_followed_but_not_in_circles(root, tmp_path):
-    opencv_film(tmp_path / "elsewhere/far.mp4", frames=5)
-    (root / "linked").symlink_to(tmp_path / "elsewhere")
-    (root / "class/circle").symlink_to(root)
-    assert names(Reader(root)) == ["class/apple.AVI", "class/deep/er/bear.mp4", "linked/far.mp4", "zebra.mp4"]
 
 
 def test_published_files_give_the_frames_of_decoding_from_the_start(shared):

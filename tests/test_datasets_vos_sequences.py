@@ -113,7 +113,7 @@ def test_lists_of_other_programs(tmp_path):
     make_mask(tmp_path / "v/0.png", 1)
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf1 v/0.jpg v/0.png\r\n")  # of Windows
     assert vos.listed(tmp_path / "list.txt", tmp_path)[0].written == (True,)
-    with pytest.raises(UserError, match="0.jpg: cannot read the list"):
+    with pytest.raises(UserError, match="0.jpg: cannot be read"):
         vos.listed(tmp_path / "v/0.jpg", tmp_path)
 
 

@@ -1,11 +1,18 @@
 """Videos stored as files, at any depth below a root; frames are decoded when they are asked for.
 
-PyAV decodes: it finds the very frame in files of variable rate and in edited ones, where OpenCV's seeking goes wrong.
+Every file is read once to index its frames; the index is kept in the cache.  PyAV decodes, since it finds the right
+frame in files of variable rate and in edited ones, where OpenCV's seeking goes wrong.
 """
 
+import json
 import logging
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,18 +23,47 @@ try:
 except ImportError:
     raise UserError(f"data.reader = videos: needs the package av: {sys.executable} -m pip install av") from None
 
-from datasets.listing import check_root, list_entries
-from datasets.reader import UnreadableFrame
-from datasets.readers.video_index import build, opened, reason, stamp
+from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, mark, walk
+from datasets.readers import UnreadableFrame, VideoReader
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 #: Where a file's index misleads, frames are looked for from so many seconds earlier.
 STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
+#: Files read at once: mostly they wait for the disk.
+THREADS = 8
 
 
-class Reader:
+class Video(NamedTuple):
+    """One file.  start: time of its first frame.  seconds: how long it is.
+
+    width, height: as shown, after `rotation` (degrees, anticlockwise).  times: seconds of every frame where they
+    are not evenly spaced (a variable frame rate), else None.
+    """
+
+    frames: int
+    fps: float
+    start: float
+    seconds: float
+    width: int
+    height: int
+    rotation: int
+    times: np.ndarray | None = None
+
+    def all_times(self) -> np.ndarray:
+        """Seconds of every frame [frames]."""
+        return self.start + np.arange(self.frames) / self.fps if self.times is None else self.times
+
+    def number(self, seconds: float) -> int:
+        """The frame nearest to a time; outside of the video it may be no frame's."""
+        if self.times is None:
+            return round((seconds - self.start) * self.fps)
+        right = min(max(int(np.searchsorted(self.times, seconds)), 1), self.frames - 1)
+        return right - 1 if seconds - self.times[right - 1] < self.times[right] - seconds else right
+
+
+class Reader(VideoReader):
     """Every file below `root` that ends in SUFFIXES is a video; upright frames, numbered in the order of time.
 
     list: optional text file that names the videos to use, see `read_list`.  cache: keep what the files hold
@@ -35,43 +71,33 @@ class Reader:
     named in the log.  Raises UserError where no video is left.
     """
 
-    def __init__(self, root, list=None, cache=True):
+    def __init__(self, root: str | Path, list: str | None = None, cache: bool = True):
         self.root = check_root(root)
-        names = read_list(list, self.root) if list else scan(self.root)
-        if not names:
-            raise UserError(
-                f"data root {root}: no video files found; looked for files ending in {', '.join(SUFFIXES)} in all"
-                " folders below it; set data.root to the folder that holds them, or data.reader=frames for folders"
-                " of frames"
-            )
-        index = build(self.root, names, cache, keep_others=bool(list))
-        self.broken = {name: content for name, content in index.items() if isinstance(content, str)}
-        self._videos = [(name, index[name]) for name in names if name not in self.broken]
-        if not self._videos:
+        with cached(self.root, "videos", cache) as known:
+            names = read_list(list, self.root, known) if list else scan(self.root, known)
+            check_found(names, self.root, "video files", SUFFIXES, "data.reader=frames for folders of frames")
+            index = build(self.root, names, known)
+        self.broken = {name: why for name, why in index.items() if isinstance(why, str)}
+        self._videos = {name: video for name, video in index.items() if isinstance(video, Video)}
+        self.names = [*self._videos]
+        if not self.names:
             first = "".join(f"\n  {name}: {why}" for name, why in [*self.broken.items()][:10])
             raise UserError(f"data root {root}: none of the {len(names)} video files can be read:{first}")
         if self.broken:
             log.warning("%d of %d video files left out: they cannot be read", len(self.broken), len(names))
 
-    def __len__(self):
-        return len(self._videos)
+    def info(self, video: int) -> Video:
+        """Frames, rate, size and more."""
+        return self._videos[self.names[video]]
 
-    def name(self, video):
-        return self._videos[video][0]
+    def length(self, video: int) -> int:
+        return self.info(video).frames
 
-    def info(self, video):
-        """datasets.readers.video_index.Video: frames, rate, size and more."""
-        return self._videos[video][1]
+    def times(self, video: int) -> np.ndarray:
+        return self.info(video).all_times()
 
-    def length(self, video):
-        return self._videos[video][1].frames
-
-    def times(self, video):
-        return self._videos[video][1].all_times()
-
-    def read(self, video, frame_ids):
-        name, info = self._videos[video]
-        path = os.path.join(self.root, name)
+    def read(self, video: int, frame_ids: Sequence[int]) -> "list[np.ndarray]":
+        info, path = self.info(video), os.path.join(self.root, self.names[video])
         try:
             frames = _decode(path, info, set(frame_ids))
         except (av.FFmpegError, OSError) as error:
@@ -82,23 +108,15 @@ class Reader:
         return [frames[i] for i in frame_ids]
 
 
-def scan(root):
-    """All video files below root, relative to it, ordered; hidden files and folders left out."""
-    names, visited = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:  # links may lead in circles
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                names.append(os.path.relpath(os.path.join(folder, name), root))
-    return sorted(names)
+def scan(root: Path, known: dict, below: str = ".") -> list[str]:
+    """All video files below a folder of root, relative to root, ordered; hidden files and folders are left out."""
+    folders = counted(walk(root, SUFFIXES, known, below), f"scanning {root}, folders of videos")
+    return sorted(
+        os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names.split(JOINT)
+    )
 
 
-def read_list(path, root):
+def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
     """The videos a training list names, in its order: files relative to root, none twice.
 
     One video file a line, or one folder, which stands for all video files below it.  Raises UserError for a
@@ -106,21 +124,19 @@ def read_list(path, root):
     """
     names = []
     for entry in list_entries(path, root):
-        if entry.lower().endswith(SUFFIXES):
-            names.append(entry)
-            continue
-        below = scan(root / entry) if (root / entry).is_dir() else []
+        is_file = entry.lower().endswith(SUFFIXES)
+        below = [entry] if is_file else scan(root, known, entry) if (root / entry).is_dir() else []
         if not below:
             raise UserError(
                 f"data.list {path}: {root / entry} is no video file ({', '.join(SUFFIXES)}) and no folder of such;"
                 " entries are relative to data.root; a list of frames needs data.reader=frames"
             )
-        names += [os.path.normpath(os.path.join(entry, name)) for name in below]
+        names += below
     return list(dict.fromkeys(names))
 
 
 def _decode(path, video, wanted):
-    """{frame number: uint8 RGB [H,W,3]} of those wanted that are found."""
+    """{frame number: uint8 RGB [H,W,3]} of the wanted frames that are found."""
     with opened(path) as (container, stream):
         # Evenly spaced frames may stand a quarter off their place: a key frame just after it is still theirs.
         first = video.start + (min(wanted) + 0.25) / video.fps if video.times is None else video.times[min(wanted)]
@@ -133,17 +149,17 @@ def _decode(path, video, wanted):
 
 
 def _decode_on(container, stream, path, video, wanted):
-    """From where the file stands until all are found; None where it already stands behind the first of them."""
+    """Decode from the file's position until all wanted frames are found; None if the first of them lies before it."""
     # In AVI files the times belong to the order of decoding: there only the key frame's is right, and frames count.
-    counted = container.format.name == "avi"
+    by_count = container.format.name == "avi"
     frames, number = {}, None
     for packet in container.demux(stream):
-        if not counted and stamp(packet) is not None:
+        if not by_count and stamp(packet) is not None:
             # Frames between the wanted ones that no other needs: a quarter of the time.
             needed = video.number(float(stamp(packet) * stream.time_base)) in wanted
             stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
         for frame in packet.decode():
-            at = number + 1 if counted and number is not None else video.number(float(stamp(frame) * stream.time_base))
+            at = number + 1 if by_count and number is not None else video.number(float(stamp(frame) * stream.time_base))
             if number is None and at > min(wanted):
                 return None
             number = at
@@ -158,3 +174,101 @@ def _decode_on(container, stream, path, video, wanted):
 
 def _upright(pixels, rotation):
     return np.ascontiguousarray(np.rot90(pixels, rotation // 90)) if rotation else pixels
+
+
+def stamp(item):
+    """Time of a packet or frame in ticks, or None; AVI files know the order of decoding alone."""
+    return item.dts if item.pts is None else item.pts
+
+
+def reason(error: Exception) -> str:
+    """The fault as FFmpeg puts it in words."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple]:
+    """with opened(path) as (container, stream): PyAV's, the stream being the video.  Raises UnreadableFrame."""
+    with av.open(path) as container:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise UnreadableFrame(path, "holds no video")
+        # The loader's workers decode side by side; and were a decoder with threads still about when workers are
+        # forked, a worker that frees it would wait for ever for threads that it does not have.
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def examine(path: str) -> Video:
+    """Read a whole file, decoding its first frame alone.  Raises UnreadableFrame."""
+    if not os.path.getsize(path):
+        raise UnreadableFrame(path, "the file is empty")
+    with opened(path) as (container, stream):
+        stamps: list = []
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise UnreadableFrame(path, f"breaks off or is damaged after {len(stamps)} frames")
+            if packet.size and not packet.is_discard:  # discarded: cut away by an edit of the video
+                stamps.append(stamp(packet))
+        if not stamps or None in stamps:
+            raise UnreadableFrame(path, "has frames without a time" if stamps else "holds no frame")
+        container.seek(min(stamps), stream=stream)
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise UnreadableFrame(path, "its first frame cannot be decoded")
+        times = np.unique(stamps) * float(stream.time_base)
+        fps = float(stream.average_rate or 25) if len(times) == 1 else (len(times) - 1) / (times[-1] - times[0])
+    off = np.abs((times - times[0]) * fps - np.arange(len(times))).max()
+    sides = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
+    return Video(
+        len(times),
+        fps,
+        float(times[0]),
+        float(times[-1] - times[0] + 1 / fps),
+        *sides,
+        frame.rotation % 360,
+        None if off < 0.25 else times.round(6),
+    )
+
+
+def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
+    """{name: Video, or the reason why it cannot be read} of the files root/name, in their order.
+
+    known: entries of `listing.cached`; a file whose size and time of change are the known ones is not read again.
+    New files that cannot be read are named in the log.
+    """
+
+    def look(name):
+        """The entry of a file, which is the known one where it still holds."""
+        path, now = os.path.join(root, name), None
+        try:
+            now = mark(os.stat(path))
+            if known.get(name, (None,))[0] == now:
+                return known[name]
+            content = examine(path)
+        except UnreadableFrame as error:
+            content = error.reason
+        except (av.FFmpegError, OSError) as error:
+            content = reason(error)
+            if isinstance(error, OSError):  # rights and disks may change while the file does not
+                now = None
+        if isinstance(content, str):
+            log.warning("left out: %s: %s", path, content)
+        return now, json.dumps(content, default=np.ndarray.tolist)
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for name, entry in zip(names, counted(pool.map(look, names), f"reading {len(names)} video files of {root}")):
+            known[name] = entry
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {name: _parsed(known[name][1]) for name in names}
+
+
+def _parsed(text):
+    """The Video or the reason that `build` keeps as JSON."""
+    content = json.loads(text)
+    if isinstance(content, str):
+        return content
+    video = Video(*content)
+    return video if video.times is None else video._replace(times=np.array(video.times))

@@ -82,7 +82,7 @@ def _lily(rng, colours):
 
 
 GREEN, BROWN, KELP = rgb("295714 80a833"), rgb("804214 cc8c33"), rgb("47380f 99802e")
-#: painter, colours, px of a unit, height over the ground in px
+#: name -> painter, colours, px of a unit, height over the ground in px
 PROPS = {
     "leaf": (_leaf, GREEN, 17, 3),
     "dry leaf": (_leaf, BROWN, 17, 3),
@@ -92,7 +92,7 @@ PROPS = {
 }
 
 
-def prop(name, rng):
+def prop(name: str, rng: np.random.Generator) -> Creature:
     paint, colours, size, lift = PROPS[name]
     return Creature([paint(rng, tinted(colours, rng))], size * rng.uniform(0.7, 1.3), lift)
 

@@ -137,7 +137,7 @@ def _draw_part(part, pose, u, v):
 
 
 def lay(frame, window, layer, lift):
-    """Lays a drawn layer over the frame [h,w,3], in place, with its shadow on what is `lift` px below it."""
+    """Lay a drawn layer over the frame [h,w,3], in place, with its shadow on the ground `lift` px below it."""
     alpha = layer[..., 3]
     away = np.float32([[1, 0, 0.8 * lift], [0, 1, lift]])
     shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, away, alpha.shape[::-1]), (0, 0), 0.8 + 0.3 * lift)

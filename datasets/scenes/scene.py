@@ -32,13 +32,13 @@ class Camera:
         self.zoom = 1.04 + rng.uniform(-0.12, 0.12) * t + 0.03 * _wander(rng, frames, 1.3)
         self.roll = np.deg2rad(3.0) * _wander(rng, frames, 0.6, 1.1)
 
-    def matrix(self, t):
+    def matrix(self, t: int) -> np.ndarray:
         """World -> frame, [2,3]."""
         cos, sin = np.cos(self.roll[t]) * self.zoom[t], np.sin(self.roll[t]) * self.zoom[t]
         turn = np.array([[cos, -sin], [sin, cos]])
         return np.column_stack([turn, self.frame_centre - turn @ self.centre[t]])
 
-    def see(self, pose, t):
+    def see(self, pose: Pose, t: int) -> Pose:
         x, y = self.matrix(t) @ (pose.x, pose.y, 1)
         return Pose(x, y, pose.heading + self.roll[t], pose.scale * self.zoom[t], pose.clock)
 
@@ -62,7 +62,7 @@ class Scene:
         self.over = [self._overhang(rng, name) for name in self.habitat.over]
 
     def _paint_ground(self, rng):
-        """The ground with all that lies on it, RGB [h,w,3] of the canvas."""
+        """The ground with the props on it, RGB [h,w,3] of the canvas."""
         ground = self.habitat.ground(self.canvas, rng, self.colours)
         for name, count in self.habitat.props.items():
             for _ in range(rng.poisson(count)):
@@ -107,7 +107,7 @@ class Scene:
         turns = rng.uniform(0, 6.3) + 0.12 * _wander(rng, self.frames, 1.0, 2.2)
         return item, [Pose(*place, turn, item.size * self.scale, 0) for turn in turns]
 
-    def render(self, t):
+    def render(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Frame t: (uint8 RGB [h,w,3], ids uint8 [h,w]: the topmost object where its alpha is 0.5 or more)."""
         size = self.shape[::-1]
         frame = cv2.warpAffine(self.ground, self.camera.matrix(t), size, borderMode=cv2.BORDER_REFLECT)
@@ -120,7 +120,7 @@ class Scene:
 
 
 class Light:
-    """What changes a clip's light: caustics under water, else moving shade; exposure, lens and sensor."""
+    """The light of a clip: caustics under water, else moving shade; exposure, lens and sensor."""
 
     def __init__(self, rng, frames, shape, water):
         self.water, self.seed = water, int(rng.integers(1 << 31))
@@ -131,7 +131,7 @@ class Light:
         y, x = np.mgrid[-0.5 : 0.5 : shape[0] * 1j, -0.5 : 0.5 : shape[1] * 1j]
         self.vignette = 1.06 - 0.84 * (x**2 + y**2)
 
-    def develop(self, frame, t):
+    def develop(self, frame: np.ndarray, t: int) -> np.ndarray:
         """The lit frame [h,w,3] as the camera records it, uint8."""
         rng = np.random.default_rng((self.seed, t))
         waves = [np.roll(wave, np.round(d * t).astype(int), (0, 1)) for wave, d in zip(self.waves, self.drift)]

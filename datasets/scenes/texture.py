@@ -6,17 +6,17 @@ Arrays are float32; colours are RGB in [0, 1]; lengths are in pixels of the arra
 import cv2
 import numpy as np
 
-#: direction of the light, towards it: from the upper left
+#: Direction to the light: the upper left.
 LIGHT = np.array([-0.45, -0.55, 0.70], np.float32)
 PATTERNS = ("patches", "bands", "spots", "labyrinth", "scales")
 
 
-def rgb(text):
+def rgb(text: str) -> np.ndarray:
     """Colours [K,3] from their hexadecimal names: "ff8000 102030"."""
     return np.array([tuple(bytes.fromhex(name)) for name in text.split()], np.float32) / 255
 
 
-def noise(shape, rng, wavelength, slope=None, along=None):
+def noise(shape, rng, wavelength: float, slope: float | None = None, along: float | None = None) -> np.ndarray:
     """Smooth noise [h,w]: zero mean, unit deviation, periodic.
 
     slope: power is 1 / frequency^slope below `wavelength`, flat above it.  Without slope: about this wavelength
@@ -32,24 +32,24 @@ def noise(shape, rng, wavelength, slope=None, along=None):
     return (values / values.std()).astype(np.float32)
 
 
-def smoothstep(values, low, high):
+def smoothstep(values, low: float, high: float) -> np.ndarray:
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def ramp(values, colours):
+def ramp(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """values [...] in [0,1] -> RGB [...,3] along the colours [K,3], evenly spaced."""
     stops = np.linspace(0, 1, len(colours))
     return np.stack([np.interp(values, stops, colours[:, c]) for c in range(3)], -1).astype(np.float32)
 
 
-def mix(first, second, share):
+def mix(first, second, share) -> np.ndarray:
     """first + share * (second - first); share [h,w] or a number, colours [h,w,3] or [3]."""
     share = np.asarray(share, np.float32)[..., None]
     return np.asarray(first, np.float32) * (1 - share) + np.asarray(second, np.float32) * share
 
 
-def cells(shape, rng, spacing):
+def cells(shape, rng: np.random.Generator, spacing: int) -> tuple[np.ndarray, np.ndarray]:
     """Irregular cells: rim [h,w], distance to the border in spacings, and ident [h,w], a cell's number in [0,1)."""
     y, x = np.mgrid[0 : shape[0] + spacing : spacing, 0 : shape[1] + spacing : spacing]
     y, x = ((n + rng.uniform(0, 0.9 * spacing, n.shape)).astype(int) for n in (y, x))
@@ -76,12 +76,12 @@ def lit(colour, height, gloss=0.0):
     return np.clip(colour * (0.43 + 0.83 * np.clip(facing, 0, None))[..., None] + shine[..., None], 0, 1)
 
 
-def tinted(colours, rng):
+def tinted(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The colours [K,3] with one random gain of red, green and blue for all of them."""
     return np.clip(colours * np.float32(rng.uniform(0.84, 1.16, 3)), 0, 1)
 
 
-def coat(shape, rng, colours, pattern, size):
+def coat(shape, rng: np.random.Generator, colours, pattern: str, size: int) -> np.ndarray:
     """An animal's skin: RGB [h,w,3] of three colours (base, marking, accent) in a pattern of about `size` pixels.
 
     The pattern carries the identity: coats of equal colours differ in it.
