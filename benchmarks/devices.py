@@ -2,9 +2,9 @@
 
     python -m benchmarks.devices [--device cuda] [--data data/sample] [--steps 3] [--repeats 3]
 
-Compares features of every layer, masks of a sequence, and losses of the first training steps on the made sample set with
-those of the CPU in float32.  Times are medians of repeats that take turns.  The exit code is 1 if a difference is larger
-than allowed.
+On the made sample set, features of every layer, masks of a sequence and losses of the first training steps are compared
+with those of the CPU in float32.  Times are medians; the devices take turns.  The exit code is 1 if a difference is
+larger than allowed.
 """
 
 import sys

@@ -5,8 +5,8 @@
 Runs the code of infer_vos.py on one sequence (DAVIS layout) in two ways that take turns:
     in turn      one stage after the other, one frame at a time; on a GPU each stage waits for its result
     overlapped   as infer_vos.py runs: threads decode and copy the next frames, and write the last masks and overlays
-The table has milliseconds per frame, medians of the repeats after one round of warm-up.  On a GPU the overlapped time of
-a stage is the time to start it; only the whole is comparable.
+The table has milliseconds per frame, medians of the repeats after one round of warm-up.  On a GPU the overlapped time
+of a stage is the time to start it; only the whole is comparable.
 """
 
 import statistics

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pack --clips DIR --davis DIR --out data/pack [--frames 11] [--sequences a,b,c]
 
-OUT/clips: the first frames of every clip (a folder of frames) as JPEG of quality 80 with a short side of 192 px, and the
-files beside the clips.  OUT/davis: three sequences of a data set in DAVIS layout, unchanged.  To train on it:
+OUT/clips: the first frames of every clip (a folder of frames), as JPEG with a short side of 192 px, and the files
+beside the clips.  OUT/davis: three sequences of a data set in DAVIS layout, unchanged.  To train on the pack:
     DATA=data/pack/clips bash launch/train.sh ytvos validation.root=data/pack/davis 'validation.sequences=[]'
 """
 
@@ -12,12 +12,13 @@ import shutil
 from pathlib import Path
 
 import cv2
+from PIL import Image
 
 from core.errors import UserError, reported
 from datasets import vos_sequences
 from labelprop.runner import whole_folder
 
-SHORT_SIDE, JPEG, SEQUENCES, LIMIT_MIB = 192, (cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1), 3, 60
+SHORT_SIDE, SEQUENCES, LIMIT_MIB = 192, 3, 60
 
 
 def pack_clips(source, count, out):
@@ -29,12 +30,10 @@ def pack_clips(source, count, out):
             continue
         (out / path.name).mkdir()
         for frame in vos_sequences.pictures(path)[:count]:
-            picture = vos_sequences.read_frame(frame)[..., ::-1]
+            picture = vos_sequences.read_frame(frame)
             scale = min(1, SHORT_SIDE / min(picture.shape[:2]))
             small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            target = str(out / path.name / f"{frame.stem}.jpg")
-            if not cv2.imwrite(target, small, JPEG):
-                raise UserError(f"{target}: cannot be written")
+            Image.fromarray(small).save(out / path.name / f"{frame.stem}.jpg", quality=80, optimize=True)
 
 
 def pack_sequences(source, names, out):

@@ -9,10 +9,10 @@ Geometries: DUL has 60x107 cells, D 512, 21 frames, disc 12, open reference, top
     windowed  the engine in plain torch, float32
     int8      on a CPU: 8-bit products find the candidates
     triton    on a GPU: the Triton kernels; also prints how many groups of 4 cells a query scores again in float32,
-              the time of the search in each tile shape, and the time of each kernel
-Masks are compared with those of the engine in float64.  Single cells may differ much: where two candidates for the last
-place are equal up to rounding.  Features are random but smooth in space and time, or, with --davis, those of real frames
-in an untrained ResNet-18 of stride 8.
+              and the time of the search in each tile shape
+Masks are compared with those of the engine in float64.  Single cells may differ much, where two candidates for the
+last place are equal up to rounding.  Features are random and smooth in space and time; with --davis they are those of
+real frames by an untrained ResNet-18 of stride 8.
 """
 
 import ctypes
@@ -105,13 +105,6 @@ def search_shapes(frames, cfg, timed, repeats):
     print(f"taken: {triton_backend.SHAPES if len(triton_backend.SHAPES) == 1 else triton_backend._fastest_known}")
 
 
-def profile(timed, work):
-    """Print the time of each kernel."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
-        timed(work)
-    print("\nkernels\n" + profiled.key_averages().table(sort_by="cuda_time_total", row_limit=14))
-
-
 @reported
 @torch.no_grad()
 def main(argv=None):
@@ -135,8 +128,9 @@ def main(argv=None):
     for geometry in args.geometry:
         h, w, D, N, cfg = workload.GEOMETRIES[geometry]
         h, w = args.cells or (h, w)
-        made = workload.real_features if args.davis else workload.made_features
-        frames = made(N + 1, h, w, D, *([args.davis] if args.davis else [])).contiguous().to(device)
+        shape = (N + 1, h, w, D)
+        frames = workload.real_features(*shape, args.davis) if args.davis else workload.made_features(*shape)
+        frames = frames.contiguous().to(device)
         labels = workload.made_labels(N, h, w).to(device)
         ways = works(frames, labels, cfg)
         added = {name: added_mib(work, device) for name, work in ways.items()}
@@ -145,7 +139,6 @@ def main(argv=None):
         report(geometry, runs, added, truth)
         if "triton" in ways:
             search_shapes(frames, cfg, timed, args.repeats)
-            profile(timed, ways["triton"])
 
 
 if __name__ == "__main__":

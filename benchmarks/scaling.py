@@ -27,8 +27,11 @@ from labelprop.context import Context
 
 H, W, D, N, CFG = workload.GEOMETRIES["dul"]
 GRIDS = {240: (30, 53), 360: (45, 80), 480: (H, W), 720: (90, 160)}  # height in pixels -> cells
-WAYS = {"dense": "dense", "windowed": "windowed (this project)", "int8": "windowed, 8-bit candidates (this project)"}
-COLOURS = {"dense": "#d55e00", "windowed": "#0072b2", "int8": "#009e73"}  # distinct for colour-blind readers too
+WAYS = {  # colours are distinct for colour-blind readers too
+    "dense": ("dense", "#d55e00"),
+    "windowed": ("windowed (this project)", "#0072b2"),
+    "int8": ("windowed, 8-bit candidates (this project)", "#009e73"),
+}
 MADE = 24  # different frames; the video plays them forwards and backwards
 
 
@@ -72,34 +75,15 @@ def medians(title, costs):
     return table
 
 
-def measured(args):
-    """Everything that scaling.json holds."""
-    torch.set_num_threads(args.threads)
-    with torch.no_grad():
-        resolution_costs(args.ways, [min(GRIDS)], 1)  # starts threads and loads libraries
-        length = medians("frame of the video", length_costs(args.ways, args.length, args.repeats))
-        resolution = medians("height in pixels", resolution_costs(args.ways, args.heights, args.repeats))
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": timing.machine(torch.device("cpu")),
-        "repeats": args.repeats,
-        "torch": torch.__version__,
-        "command": shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]),
-        "cells": {str(height): "x".join(map(str, GRIDS[height])) for height in args.heights},
-        "length": length,
-        "resolution": resolution,
-    }
-
-
 def draw(numbers, path):
-    """Draw two panels of seconds on a logarithmic scale into a PNG.  numbers: see `measured`."""
+    """Draw two panels of seconds on a logarithmic scale into a PNG.  numbers: as in scaling.json."""
     from matplotlib.figure import Figure
 
     figure = Figure((12, 5.2), layout="constrained")
     length, resolution = figure.subplots(1, 2, sharey=True)
     places = {int(height): place for place, height in enumerate(numbers["cells"])}
     for way, costs in numbers["resolution"].items():
-        style = {"color": COLOURS[way], "linewidth": 2, "label": WAYS[way]}
+        style = dict(zip(("label", "color"), WAYS[way]), linewidth=2)
         resolution.plot([places[x] for x in costs["x"]], costs["wall_s"], marker="o", **style)
         along = numbers["length"].get(way)
         if along:
@@ -119,6 +103,7 @@ def draw(numbers, path):
 
 
 @reported
+@torch.no_grad()
 def main(argv=None):
     parser = timing.arguments(__doc__, repeats=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["dense", "windowed"])
@@ -129,7 +114,18 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if find_spec("matplotlib") is None:
         raise UserError(f"the plot needs the package matplotlib: {sys.executable} -m pip install matplotlib")
-    numbers = measured(args)
+    torch.set_num_threads(args.threads)
+    resolution_costs(args.ways, [min(GRIDS)], 1)  # starts threads and loads libraries
+    numbers = {
+        "date": datetime.date.today().isoformat(),
+        "machine": timing.machine(torch.device("cpu")),
+        "repeats": args.repeats,
+        "torch": torch.__version__,
+        "command": shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]),
+        "cells": {str(height): "x".join(map(str, GRIDS[height])) for height in args.heights},
+        "length": medians("frame of the video", length_costs(args.ways, args.length, args.repeats)),
+        "resolution": medians("height in pixels", resolution_costs(args.ways, args.heights, args.repeats)),
+    }
     with replacing(Path(args.out, "scaling.json")) as part:
         part.write_text(json.dumps(numbers, indent=1) + "\n")
     draw(numbers, Path(args.out, "benchmarks.png"))
