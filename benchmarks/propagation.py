@@ -81,7 +81,7 @@ def report(geometry, runs, added, truth):
         timing.row(
             geometry, way, f"{1e3 * wall[way]:.3f}", f"{1e3 * min(run.wall for run in each):.3f}",
             f"{wall['dense'] / wall[way]:.1f}", f"{1e3 * cpu[way]:.3f}", f"{cpu['dense'] / cpu[way]:.1f}",
-            f"{added[way]:.0f}", f"{error.mean():.1e}", int((~small).sum()), f"{error[small].max():.1e}",
+            f"{added[way]:.0f}", f"{error.mean():.1e}", int((~small).sum()), f"{(error * small).max():.1e}",
         )  # fmt: skip
 
 
