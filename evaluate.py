@@ -1,4 +1,4 @@
-"""Masks -> J&F in percent.  Example:
+"""Measure J&F of masks, in percent.  Example:
 
     python evaluate.py --annotations data/davis2017/Annotations/480p --results results/davis/.../res4_vos \\
         --split val --out results/davis/...
@@ -17,17 +17,17 @@ def arguments():
     add("--annotations", required=True, type=Path, metavar="DIR", help="DIR/<sequence>/<frame>.png, every frame")
     add("--results", required=True, type=Path, metavar="DIR", help="DIR/<sequence>/<frame>.png, the masks to score")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--sequences", metavar="A,B|FILE", help="these only, or those of a text file, one name a line "
-                       "(default: all that both folders hold)")  # fmt: skip
-    which.add_argument("--split", metavar="NAME", help="those of the data set's ImageSets/.../NAME.txt, as val")
+    which.add_argument("--sequences", metavar="A,B|FILE", help="score these; FILE: a text file, one name a line "
+                       "(default: all that are in both folders)")  # fmt: skip
+    which.add_argument("--split", metavar="NAME", help="score those of the data set's ImageSets/.../NAME.txt, as val")
     add("--year", choices=tuple(folders.SPLITS), default="2017", help="2016: all ids are one object")
     add("--out", metavar="DIR", help="write both CSV files and scores.json here, as fractions of 1")
-    add("--workers", type=int, metavar="N", help="processes (default: one a core, fewer for little to score)")
+    add("--workers", type=int, metavar="N", help="processes (default: one per core, fewer for few frames)")
     return parser.parse_args()
 
 
 def chosen(args):
-    """The names of the sequences to score, or None for all that both folders hold."""
+    """The names of the sequences to score, None = all that are in both folders."""
     if args.split is not None:
         return folders.read_names(folders.split_file(args.annotations, args.split, args.year))
     if args.sequences is None:
@@ -50,10 +50,8 @@ def main():
     pairs = folders.pairs(args.annotations, args.results, names)
     for annotation, _ in pairs:
         folders.check_numbering(annotation)
-    print(f"annotations: {args.annotations}\nresults:     {args.results}", flush=True)
-    left_out = folders.unpaired(args.annotations, args.results) if names is None else ""
-    if left_out:
-        print(left_out, flush=True)
+    left_out = folders.unpaired(args.annotations, args.results) if names is None else []
+    print(f"annotations: {args.annotations}", f"results:     {args.results}", *left_out, sep="\n", flush=True)
     scores = davis.evaluate_folders(pairs, args.workers, single=args.year == "2016")
     print(f"scored:      {report.amount(scores)}\n\n{report.table(scores)}")
     if args.out:

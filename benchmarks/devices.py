@@ -1,10 +1,10 @@
-"""Does a device compute what the CPU computes, and how much faster?
+"""Does a device compute the same as the CPU, and how much faster is it?
 
     python -m benchmarks.devices [--device cuda] [--data data/sample] [--steps 3] [--repeats 3]
 
-Three comparisons on the made sample set, each against float32 on the CPU in the same run: features of every layer,
-masks of a whole sequence, and the losses of the first training steps from the same weights and clips.  Times are
-medians of alternated repeats.  Exit code 1 where the device differs by more than the bounds.
+On the made sample set, features of every layer, masks of a sequence and losses of the first training steps are compared
+with those of the CPU in float32.  Times are medians; the devices take turns.  The exit code is 1 if a difference is
+larger than allowed.
 """
 
 import sys
@@ -27,18 +27,16 @@ FEATURE_BOUND, PIXEL_BOUND, LOSS_BOUND = 5e-3, 0.01, 0.02
 
 
 def features(settings, frames, device):
-    """Every layer's features of a frame, in one row."""
+    """The features of every layer, flat in one array."""
     extractor = models.build(settings).eval().to(device).extractor
     with torch.no_grad():
-        rows = [extractor(frames.to(device), layer).cpu().numpy().ravel() for layer in extractor.layers]
-    return np.concatenate(rows)
+        return np.concatenate([extractor(frames.to(device), name).cpu().numpy().ravel() for name in extractor.layers])
 
 
 def masks(settings, sequence, count, device):
-    """The ids of a sequence's first frames."""
+    """The ids of the first `count` frames, None = all."""
     tracker = Tracker(models.build(settings).extractor, device=device, precision="fp32")
-    frames, given = list(islice(sequence.frames(), count)), {0: sequence.given()[0]}
-    return np.stack(list(tracker.segment(frames, given)))
+    return np.stack(list(tracker.segment(islice(sequence.frames(), count), {0: sequence.given()[0]})))
 
 
 def losses(settings, batches, device):
@@ -53,11 +51,6 @@ def losses(settings, batches, device):
     return np.array(totals)
 
 
-def training_batches(settings, steps):
-    views = models.METHODS[settings.method.name].Views(settings.method)
-    return list(clip.loader(settings, views, "cpu").batches(0, steps))
-
-
 @reported
 def main(argv=None):
     parser = timing.arguments(__doc__, repeats=3)
@@ -70,7 +63,9 @@ def main(argv=None):
     lists = [f"data.root={args.data}/JPEGImages/480p", f"data.list={args.data}/ImageSets/2017/train.txt"]
     settings = models.read_config("configs/sample.yaml", [*lists, "optim.precision=fp32", "data.workers=0"])
     frame = torch.rand(1, 3, 480, 854, generator=torch.Generator().manual_seed(0))
-    (sequence, *_), batches = vos_sequences.davis(args.data), training_batches(settings, args.steps)
+    (sequence, *_) = vos_sequences.davis(args.data)
+    views = models.METHODS[settings.method.name].Views(settings.method)
+    batches = list(clip.loader(settings, views, "cpu").batches(0, args.steps))
     largest = lambda ours, theirs: np.abs(ours - theirs).max()
     share = lambda ours, theirs: (ours != theirs).mean()
     print(f"{timing.machine(device)} against the CPU, float32, medians of {args.repeats} alternated runs\n")
@@ -82,9 +77,8 @@ def main(argv=None):
         (f"{args.steps} training steps", partial(losses, settings, batches), largest, LOSS_BOUND),
     ):
         measure = lambda where, work=work: timing.timed(partial(work, where), where)
-        runs = timing.alternated({"cpu": torch.device("cpu"), "device": device}, args.repeats, measure)
-        slow, fast = map(timing.median, runs.values())
-        difference = gap(*(each[-1].result for each in runs.values()))
+        cpu, other = timing.alternated({"cpu": torch.device("cpu"), "device": device}, args.repeats, measure).values()
+        slow, fast, difference = timing.median(cpu), timing.median(other), gap(cpu[-1].result, other[-1].result)
         fine &= bool(difference <= bound)
         timing.row(title, f"{slow:.2f}", f"{fast:.3f}", f"{slow / fast:.1f}", f"{difference:.1e}", bound)
     sys.exit(not fine)

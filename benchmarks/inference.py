@@ -1,25 +1,22 @@
-"""Where does the time of a video go, from JPEGs to masks and overlays, and what does overlapping save?
+"""How long does each stage take between JPEGs and masks, and how much time does overlapping the stages save?
 
     python -m benchmarks.inference --data DIR [--sequence NAME] [--frames 30] [--repeats 3] [--device auto]
 
-One sequence in DAVIS layout through the code of infer_vos.py, two ways that take turns:
-    in turn      one stage after the other in one thread, one frame at a time; a GPU is waited for after each stage
-    overlapped   as infer_vos.py runs: frames decoded and copied ahead, masks and overlays written behind, by threads
-Both with the same network, precision and propagation.  Milliseconds a frame, medians of the repeats; one round before
-them does not count.  Overlapped, a stage's time is that of its own thread, on a GPU that of handing out the work; what
-counts there is the whole.  CPU seconds are those of all threads: less moved by a busy machine.
+Runs the code of infer_vos.py on one sequence (DAVIS layout) in two ways that take turns:
+    in turn      one stage after the other, one frame at a time; on a GPU each stage waits for its result
+    overlapped   as infer_vos.py runs: threads decode and copy the next frames, and write the last masks and overlays
+The table has milliseconds per frame, medians of the repeats after one round of warm-up.  On a GPU the overlapped time
+of a stage is the time to start it; only the whole is comparable.
 """
 
 import statistics
 import tempfile
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -29,105 +26,79 @@ from benchmarks import timing
 from core import devices
 from core.errors import reported
 from datasets import vos_sequences
-from labelprop import Tracker, runner, video
-from labelprop import tracker as tracking
+from labelprop import Tracker, runner, tracker, video
 from labelprop.context import Context
 
-STAGES = {  # stage -> who does it when they overlap
-    "decoding": "ahead", "to the device": "ahead", "network": "main", "propagation": "main", "up-sampling": "main",
-    "PNG": "writers", "overlay": "writers",
-}  # fmt: skip
-PATCHED = (  # where a function is looked up, its name, its stage
-    (video, "_inputs", "to the device"), (Context, "step", "propagation"), (video, "to_ids", "up-sampling"),
-    (runner, "write_indexed", "PNG"), (runner, "overlay", "overlay"), (runner, "write_picture", "overlay"),
-)  # fmt: skip
+STAGES = {  # name: its thread when the stages overlap, and its functions where they are looked up
+    "decoding": ("ahead", [(vos_sequences, "read_frame")]),
+    "to the device": ("ahead", [(video, "_inputs")]),
+    "network": ("main", [(Tracker, "features")]),
+    "propagation": ("main", [(Context, "step")]),
+    "up-sampling": ("main", [(video, "to_ids")]),
+    "PNG": ("writers", [(runner, "write_indexed")]),
+    "overlay": ("writers", [(runner, "overlay"), (runner, "write_picture")]),
+}
+QUEUES = (runner, "FRAMES_AHEAD"), (runner, "WAITING"), (tracker, "AHEAD"), (video, "LANDING")
 
 
-class Watch:
-    """Seconds of each stage, of all threads."""
+def watched(function, seconds, wait):
+    """The function; it appends the duration of every call to the list `seconds`."""
 
-    def __init__(self, wait):
-        self.wait, self.seconds, self.lock = wait, dict.fromkeys(STAGES, 0.0), threading.Lock()
+    def call(*args, **kwargs):
+        before = time.perf_counter()
+        result = function(*args, **kwargs)
+        wait()
+        seconds.append(time.perf_counter() - before)
+        return result
 
-    def timed(self, stage, function):
-        """The function, its calls counted as the stage's."""
-
-        def call(*args, **kwargs):
-            before = time.perf_counter()
-            result = function(*args, **kwargs)
-            self.wait()
-            with self.lock:
-                self.seconds[stage] += time.perf_counter() - before
-            return result
-
-        return call
-
-    def each(self, stage, items):
-        """The items; making them counts as the stage's."""
-        step = self.timed(stage, lambda: next(items, None))
-        while (item := step()) is not None:
-            yield item
+    return call
 
 
-class InTurn:
-    """An executor without threads."""
-
-    def submit(self, function, *args):
-        future = Future()
-        future.set_result(function(*args))
-        return future
-
-
-def segment(sequence, tracker, count, overlapped):
-    """The Run of `count` frames; its result: the seconds of each stage."""
-    device = tracker.device
-    watch = Watch(torch.cuda.synchronize if device.type == "cuda" and not overlapped else lambda: None)
-    watched = SimpleNamespace(
-        name=sequence.name,
-        frames=lambda: watch.each("decoding", islice(sequence.frames(), count)),
-        given=sequence.given,
-        frame_names=sequence.frame_names[:count],
-        written=sequence.written[:count],
-    )
+def segment(sequence, network, overlapped):
+    """Segment the sequence with a Tracker.  Returns a Run whose result is {stage: seconds}."""
+    wait = torch.cuda.synchronize if network.device.type == "cuda" and not overlapped else lambda: None
+    seconds = {stage: [] for stage in STAGES}
     with ExitStack() as stack:
+        patch = lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))
+        for stage, (_, functions) in STAGES.items():
+            for where, name in functions:
+                patch(where, name, watched(getattr(where, name), seconds[stage], wait))
+        if not overlapped:
+            patch(network, "batch", 1)
+            for where, name in QUEUES:
+                patch(where, name, 0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for where, name, stage in PATCHED:
-            stack.enter_context(mock.patch.object(where, name, watch.timed(stage, getattr(where, name))))
-        if overlapped:
-            pool = stack.enter_context(ThreadPoolExecutor(runner.writers(device)))
-        else:
-            pool = InTurn()
-            for where, name in ((runner, "FRAMES_AHEAD"), (tracking, "AHEAD"), (video, "LANDING")):
-                stack.enter_context(mock.patch.object(where, name, 0))
-            stack.enter_context(mock.patch.object(tracker, "batch", 1))
-        stack.enter_context(mock.patch.object(tracker, "features", watch.timed("network", tracker.features)))
-        work = lambda: runner.segment(watched, tracker, sequence.given(), folder, folder, pool, lambda: None)
-        run = timing.timed(work, device)
-    return run._replace(result=watch.seconds)
+        pool = stack.enter_context(ThreadPoolExecutor(runner.writers(network.device) if overlapped else 1))
+        work = lambda: runner.segment(sequence, network, sequence.given(), folder, folder, pool, lambda: None)
+        run = timing.timed(work, network.device)
+    return run._replace(result={stage: sum(each) for stage, each in seconds.items()})
 
 
 def report(in_turn, overlapped, count):
-    """The table: each stage, what is left, and the whole."""
+    """Print the time of each stage, of the rest, and of the whole."""
     both = (in_turn, overlapped)
     whole, cpu = ([1e3 * timing.median(runs, clock) / count for runs in both] for clock in ("wall", "cpu"))
-    rest = list(whole)
     timing.head("stage", "thread", "in turn, ms a frame", "share", "overlapped, ms a frame")
-    for stage, thread in STAGES.items():
-        each = [1e3 * statistics.median(run.result[stage] for run in runs) / count for runs in both]
-        rest[0] -= each[0]
-        rest[1] -= each[1] if thread == "main" else 0
-        timing.row(stage, thread, f"{each[0]:.2f}", f"{each[0] / whole[0]:.1%}", f"{each[1]:.2f}")
-    share = f"{rest[0] / whole[0]:.1%}"
-    timing.row("waiting, and what else there is", "main", f"{rest[0]:.2f}", share, f"{rest[1]:.2f}")
-    timing.row("whole", "", f"{whole[0]:.2f}", "", f"{whole[1]:.2f}")
+    print_row = lambda name, thread, slow, fast: timing.row(
+        name, thread, f"{slow:.2f}", f"{slow / whole[0]:.1%}", f"{fast:.2f}"
+    )
+    rest = list(whole)
+    for stage, (thread, _) in STAGES.items():
+        slow, fast = (1e3 * statistics.median(run.result[stage] for run in runs) / count for runs in both)
+        rest[0] -= slow
+        rest[1] -= fast if thread == "main" else 0
+        print_row(stage, thread, slow, fast)
+    print_row("the rest, and waiting", "main", *rest)
+    print_row("whole", "", *whole)
     timing.row("CPU time of all threads", "", f"{cpu[0]:.2f}", "", f"{cpu[1]:.2f}")
     print(f"\n{1e3 / whole[0]:.2f} frames/s in turn, {1e3 / whole[1]:.2f} overlapped: x{whole[0] / whole[1]:.2f}")
 
 
-def parse(argv):
+@reported
+def main(argv=None):
     parser = timing.arguments(__doc__, repeats=3)
     add = parser.add_argument
-    add("--data", default="data/sample", help="in DAVIS layout")
+    add("--data", default="data/sample", help="data set in DAVIS layout")
     add("--sequence", help="default: the first")
     add("--frames", type=int, default=30)
     add("--checkpoint", default="untrained")
@@ -136,25 +107,21 @@ def parse(argv):
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--precision", default="auto", choices=("auto", *devices.DTYPES))
     add("--compile", action="store_true", help="torch.compile the network")
-    add("--batch", type=int, help="when overlapped; default: that of infer_vos.py")
-    return parser.parse_args(argv)
-
-
-@reported
-def main(argv=None):
-    args = parse(argv)
-    tracker = Tracker(
+    add("--batch", type=int, help="when overlapped; default: as in infer_vos.py")
+    args = parser.parse_args(argv)
+    network = Tracker(
         models.load(args.checkpoint, args.config), args.key, device=args.device,
         precision=args.precision, batch=args.batch, compiled=args.compile,
     )  # fmt: skip
-    (sequence, *_) = vos_sequences.davis(args.data, names=[args.sequence] if args.sequence else None)
-    count = min(args.frames, sequence.length)
-    work = partial(segment, sequence, tracker, count)
-    runs = timing.alternated({False: False, True: True}, args.repeats, work, warm=1)
-    how = f"{tracker.precision}{', compiled' if args.compile else ''}, batches of 1 and {tracker.batch}"
-    print(f"{tracker.layer}, {how}; {timing.machine(tracker.device)}; {sequence.name}, {count} frames")
+    (whole, *_) = vos_sequences.davis(args.data, names=[args.sequence] if args.sequence else None)
+    first = slice(args.frames)
+    sequence = replace(whole, images=whole.images[first], masks=whole.masks[first], written=whole.written[first])
+    works = {overlapped: partial(segment, sequence, network, overlapped) for overlapped in (False, True)}
+    runs = timing.alternated(works, args.repeats, lambda work: work(), warm=1)
+    how = f"{network.precision}{', compiled' if args.compile else ''}, batches of 1 and {network.batch}"
+    print(f"{network.layer}, {how}; {timing.machine(network.device)}; {sequence.name}, {sequence.length} frames")
     print(f"medians of {args.repeats} alternated runs\n")
-    report(runs[False], runs[True], count)
+    report(runs[False], runs[True], sequence.length)
 
 
 if __name__ == "__main__":

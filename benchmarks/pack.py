@@ -1,9 +1,9 @@
-"""Makes a pack of real video small enough to take to another machine: training clips, and sequences to measure on.
+"""Make a pack of real video that is small enough to take to another machine.
 
     python -m benchmarks.pack --clips DIR --davis DIR --out data/pack [--frames 11] [--sequences a,b,c]
 
---clips (folders of frames) -> OUT/clips: the first frames of each, with a short side of 192 px, as JPEG of quality 80;
-files beside the folders come along.  --davis (DAVIS layout) -> OUT/davis: three sequences as they are.  Afterwards:
+OUT/clips: the first frames of every clip (a folder of frames), as JPEG with a short side of 192 px, and the files
+beside the clips.  OUT/davis: three sequences of a data set in DAVIS layout, unchanged.  To train on the pack:
     DATA=data/pack/clips bash launch/train.sh ytvos validation.root=data/pack/davis 'validation.sequences=[]'
 """
 
@@ -12,16 +12,17 @@ import shutil
 from pathlib import Path
 
 import cv2
+from PIL import Image
 
 from core.errors import UserError, reported
 from datasets import vos_sequences
 from labelprop.runner import whole_folder
 
-SHORT_SIDE, JPEG, SEQUENCES, LIMIT_MIB = 192, (cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1), 3, 60
+SHORT_SIDE, SEQUENCES, LIMIT_MIB = 192, 3, 60
 
 
 def pack_clips(source, count, out):
-    """The first `count` frames of every clip, scaled down."""
+    """Write the first `count` frames of every clip at the small size."""
     out.mkdir()
     for path in sorted(source.iterdir()):
         if path.is_file():
@@ -29,18 +30,14 @@ def pack_clips(source, count, out):
             continue
         (out / path.name).mkdir()
         for frame in vos_sequences.pictures(path)[:count]:
-            picture = cv2.imread(str(frame))
-            if picture is None:
-                raise UserError(f"{frame}: cannot be read as a picture; restore it or leave its clip out")
+            picture = vos_sequences.read_frame(frame)
             scale = min(1, SHORT_SIDE / min(picture.shape[:2]))
             small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            target = str(out / path.name / f"{frame.stem}.jpg")
-            if not cv2.imwrite(target, small, JPEG):
-                raise UserError(f"{target}: cannot be written")
+            Image.fromarray(small).save(out / path.name / f"{frame.stem}.jpg", quality=80, optimize=True)
 
 
 def pack_sequences(source, names, out):
-    """Sequences of a data set in DAVIS layout as they are."""
+    """Copy sequences of a data set in DAVIS layout."""
     sequences = vos_sequences.davis(source, names=names)[:SEQUENCES]
     for sequence in sequences:
         if sequence.annotations is None:
@@ -54,10 +51,9 @@ def pack_sequences(source, names, out):
 @reported
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--davis", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--sequences", help=f"names, with commas between; default: the first {SEQUENCES}")
+    for name in ("--clips", "--davis", "--out"):
+        parser.add_argument(name, required=True, type=Path, metavar="DIR")
+    parser.add_argument("--sequences", help=f"names, separated by commas; default: the first {SEQUENCES}")
     parser.add_argument("--frames", type=int, default=11, help="of each clip (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.out.exists():

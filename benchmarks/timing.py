@@ -1,4 +1,4 @@
-"""How the benchmarks measure: ways that take turns, medians of the repeats, seconds of the clock and of the CPU."""
+"""How the benchmarks measure: ways take turns; the result is the median of wall-clock and of CPU seconds."""
 
 import argparse
 import platform
@@ -12,7 +12,7 @@ import torch
 
 
 class Run(NamedTuple):
-    """One measurement.  wall: seconds of the clock; cpu: CPU seconds of all threads; result: of the work."""
+    """One measurement.  wall: seconds; cpu: CPU seconds of all threads; result: what the work returned."""
 
     wall: float
     cpu: float
@@ -20,7 +20,7 @@ class Run(NamedTuple):
 
 
 def timed(work: Callable[[], Any], device: torch.device | None = None, calls: int = 1) -> Run:
-    """The mean of `calls` calls of work() in a row; on a GPU from an empty queue to an empty queue."""
+    """The mean over `calls` calls of work(); on a GPU the queue is empty before and after."""
     wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
     wait()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -31,23 +31,18 @@ def timed(work: Callable[[], Any], device: torch.device | None = None, calls: in
 
 
 def alternated(works: dict, repeats: int, measure: Callable[[Any], Any] = timed, warm: int = 0) -> dict[Any, list]:
-    """{name: work} -> {name: [measure(work)] of each repeat}; the works take turns, `warm` turns first do not count."""
-    runs = {name: [] for name in works}
-    for turn in range(warm + repeats):
-        for name, work in works.items():
-            run = measure(work)
-            if turn >= warm:
-                runs[name].append(run)
-    return runs
+    """{name: [measure(work) for each repeat]}.  The works take turns; the first `warm` turns are not counted."""
+    turns = [{name: measure(work) for name, work in works.items()} for _ in range(warm + repeats)]
+    return {name: [turn[name] for turn in turns[warm:]] for name in works}
 
 
 def median(runs: Iterable[Run], clock: str = "wall") -> float:
-    """Seconds.  clock: "wall" or "cpu"."""
+    """Median seconds.  clock: "wall" or "cpu"."""
     return statistics.median(getattr(run, clock) for run in runs)
 
 
 def head(*columns: str) -> None:
-    """The head of a table in Markdown."""
+    """Print the head of a Markdown table."""
     row(*columns)
     print("|---" * len(columns) + "|")
 
@@ -56,22 +51,18 @@ def row(*cells) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def processor() -> str:
-    """The CPU's name as Linux has it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def machine(device: torch.device) -> str:
-    """The GPU's name, or that of the CPU and its threads."""
+    """The name of the GPU, or of the CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def arguments(doc: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser that shows a benchmark's docstring and knows --repeats."""
+    """A parser with the option --repeats that shows the docstring of a benchmark."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=repeats, help="runs of each way (default: %(default)s)")
     return parser

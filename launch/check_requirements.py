@@ -1,9 +1,9 @@
-"""Whether this Python can run the project: python launch/check_requirements.py requirements.txt
+"""Check whether this Python can run the project: python launch/check_requirements.py requirements.txt
 
-Exit code 0: it has all that the file asks for.  Exit code 3: it will do as it is, and the differences are printed.
-Exit code 1: it will not do, and what it lacks is printed.  Exact versions and upper bounds are for the .venv that the
-launchers make: another torch will do from OLDEST on, if its torchvision imports.  A package whose line has a comment
-"# optional: ..." may be missing.
+Exit code 0: everything in the file is installed.  Exit code 3: the project runs, with the differences that are printed.
+Exit code 1: the project does not run; what is missing is printed.  Exact versions and upper bounds are for the .venv of
+the launchers; elsewhere torch may be any version from OLDEST on, if its torchvision imports.  A package may be missing
+if its line has a comment "# optional: ...".
 """
 
 import importlib
@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 OLDEST = {"torch": "2.8", "torchvision": "0.23"}
-# opencv-python and opencv-python-headless are the same module; either will do.
+# All of these install the module cv2.
 SAME = {"opencv-python-headless": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
 
 
@@ -32,33 +32,31 @@ def installed(name):
     return None
 
 
-def judge(line):
-    """One line of the file -> (what keeps this Python from being used, what differs), each a text or None."""
-    wanted, _, comment = (part.strip() for part in line.partition("#"))
-    name, clauses = re.fullmatch(r"([\w.-]+)\s*(.*)", wanted).groups()
-    bounds = dict(re.fullmatch(r"(==|>=|<)\s*([\d.]+)", clause.strip()).groups() for clause in clauses.split(","))
-    found, least = installed(name), bounds.get(">=") or OLDEST[name]
-    if found is None or numbers(found) < numbers(least):
-        lack = f"{name} {least} or later" + (f" (found {found})" if found else "")
-        optional = re.match("optional: (.*)", comment)
-        return (None, f"without {lack}, which is {optional[1]}") if optional else (f"{lack} is needed", None)
-    exact, bound = bounds.get("=="), bounds.get("<")
-    if exact and numbers(found) != numbers(exact) or bound and numbers(found) >= numbers(bound):
-        return None, f"{name} {found} where requirements.txt has {wanted[len(name) :]}"
-    return None, None
-
-
 def check(lines):
-    """The lines of a requirements file -> (what keeps this Python from being used, what differs), lists of texts."""
-    judged = [judge(line) for line in lines if line.split("#")[0].strip()]
-    lacks, differences = ([text for text in column if text] for column in zip(*judged))
+    """Two lists of texts: what keeps this Python from running the project, and what differs from the file's lines."""
+    lacks, differences = [], []
     too_old = sys.version_info < (3, 10)
     if too_old:
         lacks.append("Python 3.10 or later is needed")
+    for line in lines:
+        wanted, _, comment = (part.strip() for part in line.partition("#"))
+        if not wanted:
+            continue
+        name, clauses = re.fullmatch(r"([\w.-]+)\s*(.*)", wanted).groups()
+        bounds = dict(re.fullmatch(r"(==|>=|<)\s*([\d.]+)", clause.strip()).groups() for clause in clauses.split(","))
+        found, least, below = installed(name), bounds.get(">=") or OLDEST[name], bounds.get("<")
+        if found is None or numbers(found) < numbers(least):
+            lack = f"{name} {least} or later" + (f" (found {found})" if found else "")
+            if comment.startswith("optional: "):
+                differences.append(f"without {lack}, which is {comment.removeprefix('optional: ')}")
+            else:
+                lacks.append(f"{lack} is needed")
+        elif numbers(found) != numbers(bounds.get("==", found)) or below and numbers(found) >= numbers(below):
+            differences.append(f"{name} {found} where requirements.txt has {clauses}")
     if not lacks and any(text.startswith("torch") for text in differences):
         try:
             importlib.import_module("torchvision")
-        except Exception as error:  # built for another torch it raises what it likes
+        except Exception as error:  # with another torch than its own it may raise anything
             lacks.append(f"torchvision does not import: {error}")
     return lacks, differences
 

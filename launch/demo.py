@@ -1,6 +1,6 @@
-"""The demo: ways to follow the sample set's objects, their J&F, and a picture of each.
+"""Follow the objects of the sample set in several ways; print their J&F and draw a picture of all.
 
-python -m launch.demo weights    the first mask copied, an untrained network, the weights that come along
+python -m launch.demo weights    copies of the first mask, an untrained network, the default weights
 python -m launch.demo            the same, and the network that the demo trained
 """
 
@@ -23,7 +23,7 @@ PICTURED = ("koi-pond", "forest-beetles", "coral-garden")
 
 
 def copy_first_masks(sequences, out):
-    """The baseline that needs no network: nothing moves."""
+    """Write the first mask for every frame: the baseline without a network."""
     masks = out / f"{LAYER}_vos"
     for sequence in sequences:
         ids = sequence.given()[0]
@@ -32,13 +32,8 @@ def copy_first_masks(sequences, out):
     return masks
 
 
-def follow(source, sequences, out):
-    """Propagate with a network's features -> the folder of masks."""
-    return runner.run(sequences, Tracker(models.load(source), LAYER), out)
-
-
 def compare(sequences, masks, path):
-    """A sheet: for each pictured sequence a row per way, its columns four moments."""
+    """Draw a sheet with a row for each way and pictured sequence, and four frames in each row."""
     rows = []
     for sequence in (s for s in sequences if s.name in PICTURED):
         frames = list(sequence.frames())
@@ -61,7 +56,7 @@ def main() -> None:
     started = time.perf_counter()
     masks = {"first mask copied": copy_first_masks(sequences, OUT / "copied")}
     for way, source in sources.items():
-        masks[way] = follow(source, sequences, OUT / way.replace(" ", "_"))
+        masks[way] = runner.run(sequences, Tracker(models.load(source), LAYER), OUT / way.replace(" ", "_"))
     compare(sequences, masks, OUT / "comparison.jpg")
     print(f"\n{'sample set, percent':<25}{'J&F':>8}{'J':>8}{'F':>8}")
     for way, folder in masks.items():

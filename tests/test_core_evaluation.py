@@ -251,7 +251,7 @@ def test_the_official_files_are_written_as_fractions_and_the_table_in_percent(fo
     report.write(scores, tmp_path / "out")
     head, values = (tmp_path / "out" / "global_results-val.csv").read_text().splitlines()
     assert head == "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
-    assert values.split(",") == [f"{value:.3f}" for value in report.global_row(scores)]
+    assert values.split(",") == [f"{value:.3f}" for value in report.row(davis.overall(scores))]
     lines = (tmp_path / "out" / "per-sequence_results-val.csv").read_text().splitlines()
     expected = [f"pair_{s.id},{s.J.mean:.3f},{s.F.mean:.3f}" for s in scores]
     assert lines == ["Sequence,J-Mean,F-Mean", *expected]

@@ -1,9 +1,9 @@
-"""Two folders of masks -> J&F as DAVIS 2017 reports it for the semi-supervised task.
+"""J&F of two folders of masks, as DAVIS 2017 reports it for the semi-supervised task.
 
-The objects of a sequence are the ids of its first annotation.  (The official program takes 1 .. the highest
-id there, which is the same wherever ids are contiguous, as they are in DAVIS; an id left out would count as
-an object perfectly predicted.)  The first frame, which is given, and the last are left out.  255 = void:
-such pixels count for nothing, unless 255 is all that a sequence's first annotation marks: then it is the object 1.
+The objects of a sequence are the ids of its first annotation.  The official program takes all ids from 1 to the
+highest, which is the same in DAVIS; an id that is left out would count there as a perfect prediction.
+The first and the last frame are not scored.  255 is void, pixels that are not scored, unless the first annotation
+marks nothing else: then it is object 1.
 """
 
 import multiprocessing
@@ -21,71 +21,64 @@ from tqdm import tqdm
 from core.errors import UserError
 from core.evaluation import folders as layout
 from core.evaluation import jf
-from core.palette import ids_in, read_ids
+from core.palette import VOID, ids_in, read_ids
 
-VOID = 255
 FRAMES_A_WORKER = 500  # a second or two of work; a process that imports torch takes as long to start
 
 
 @dataclass(frozen=True)
-class ObjectScore:
-    """J and F of one object over its sequence; frames: how many were scored."""
+class Scores:
+    """J and F, of one object or averaged over objects."""
+
+    J: jf.Statistics
+    F: jf.Statistics
+
+    @property
+    def jf_mean(self) -> float:
+        """J&F, the mean of J.mean and F.mean."""
+        return (self.J.mean + self.F.mean) / 2
+
+
+@dataclass(frozen=True)
+class ObjectScores(Scores):
+    """J and F of one object over the frames of its sequence.  frames: number of scored frames."""
 
     sequence: str
     id: int
     frames: int
-    J: jf.Statistics
-    F: jf.Statistics
 
     @property
-    def name(self):
-        """As in the official tables, e.g. "bike-packing_2"."""
+    def name(self) -> str:
+        """The name in the official tables, for example "bike-packing_2"."""
         return f"{self.sequence}_{self.id}"
 
 
-@dataclass(frozen=True)
-class Overall:
-    """Means over objects; jf_mean = J&F, the mean of J.mean and F.mean."""
+def evaluate(annotations, results, sequences=None, workers=None, single=False) -> list[ObjectScores]:
+    """Score every object of the sequences, in the order of the sequences.
 
-    J: jf.Statistics
-    F: jf.Statistics
-
-    @property
-    def jf_mean(self):
-        return (self.J.mean + self.F.mean) / 2
-
-
-def evaluate(annotations, results, sequences=None, workers=None, single=False):
-    """Score every object of the sequences -> list of ObjectScore, in the order of the sequences.
-
-    annotations, results: folders with one folder of PNGs a sequence.  sequences: names; None = all that both
-    folders hold.  workers: processes, None = one a core if there is enough to do.  single: all ids are one object,
-    as in DAVIS 2016.  Raises UserError naming the file for masks that are missing, of another size than the
-    annotation, or hold ids that the annotation lacks, and for folders that cannot be what they are given as.
+    annotations, results: folders that hold a folder of PNGs for each sequence.  sequences: names, None = all that are
+    in both folders.  workers: processes, None = one per core if there are enough frames.  single: all ids are one
+    object, as in DAVIS 2016.  Raises UserError if a folder has another layout, and if a mask is missing, differs in
+    size from its annotation, or holds an id that the annotations of the sequence do not have.
     """
     annotations, results = Path(annotations), Path(results)
     layout.check(annotations, results)
     return evaluate_folders(layout.pairs(annotations, results, sequences), workers, single)
 
 
-def evaluate_folders(folders, workers=None, single=False):
-    """The same for a list of (annotation, result), one pair of folders a sequence."""
+def evaluate_folders(folders, workers=None, single=False) -> list[ObjectScores]:
+    """Score every object of sequences that are given as pairs of folders (annotation, result)."""
     workers = min(len(folders), workers or worthwhile_workers(folders))
     columns = *zip(*folders), repeat(single)
     if workers == 1:
         return _collected(map(score_sequence, *columns), len(folders))
     # Spawned, not forked: the caller may hold threads or a GPU.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker) as pool:
-        try:
-            return _collected(pool.map(score_sequence, *columns), len(folders))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
+        return _collected(pool.map(score_sequence, *columns), len(folders))
 
 
 def worthwhile_workers(folders):
-    """One a core, but none for fewer frames than are scored while it starts."""
+    """One process per core, fewer if a process would have less than FRAMES_A_WORKER frames to score."""
     frames = sum(len(layout.masks_in(annotation)) for annotation, _ in folders)
     return max(1, min(os.cpu_count() or 1, frames // FRAMES_A_WORKER))
 
@@ -98,11 +91,11 @@ def _collected(scores_of_sequences, count):
 
 def _start_worker():
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
 
 
-def score_sequence(annotation, result, single=False):
-    """Score the objects of one sequence; annotation, result: its two folders -> list of ObjectScore."""
+def score_sequence(annotation, result, single=False) -> list[ObjectScores]:
+    """Score the objects of one sequence, given by its two folders."""
     paths = layout.masks_in(annotation)
     if len(paths) < 3:
         raise UserError(
@@ -116,24 +109,26 @@ def score_sequence(annotation, result, single=False):
     objects = sorted(object_ids(translated(read_ids(paths[0]), tables[0])))
     if not objects:
         raise UserError(f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score")
-    J_TM, F_TM = np.moveaxis(measure(paths, result, objects, tables), 2, 0)
+    J_TM, F_TM = np.moveaxis(measure(paths, result, objects, *tables), 2, 0)
     return [
-        ObjectScore(result.name, id, len(J_T), jf.statistics(J_T), jf.statistics(F_T))
+        ObjectScores(jf.statistics(J_T), jf.statistics(F_T), result.name, id, len(J_T))
         for id, J_T, F_T in zip(objects, J_TM.T, F_TM.T)
     ]
 
 
 def id_tables(first, single):
-    """What the ids of annotations, and of predictions, count as in a sequence: uint8 [256] each, None = themselves.
+    """Look-up tables, uint8 [256] or None, for the ids of annotations and of predictions.
 
-    first: its first annotation.  Where that marks its objects with 255 alone, 255 is no void but the object 1.
+    first: the first annotation.  None: ids stay as they are.
     """
-    white = object_ids(first) == set() and VOID in ids_in(first)
+    white = ids_in(first) - {0} == {VOID}
     if not (white or single):
         return None, None
-    truth = np.minimum(np.arange(256), 1 if single else VOID).astype(np.uint8)
-    prediction = truth.copy()
-    truth[VOID], prediction[VOID] = (1 if white else VOID), 1
+    truth, prediction = np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)
+    if single:
+        truth[1:VOID] = prediction[1:] = 1
+    if white:
+        truth[VOID] = prediction[VOID] = 1
     return truth, prediction
 
 
@@ -141,18 +136,18 @@ def translated(ids, table):
     return ids if table is None else cv2.LUT(ids, table)
 
 
-def measure(paths, result, objects, tables):
-    """J and F of every object in every frame but the first and the last -> [T-2,M,2].
+def measure(paths, result, objects, truth_table, prediction_table):
+    """J and F of every object in every frame but the first and the last: [T-2,M,2].
 
-    An object that a prediction lacks is empty there.  Predicted ids that stand in no annotation of the
-    sequence are refused; those of objects that appear later are not, but are not scored.
+    An object that is missing in a prediction is empty there.  A prediction may hold objects that appear after the
+    first frame; they are not scored.
     """
-    read_truth = lambda path: translated(read_ids(path), tables[0])
+    read_truth = lambda path: translated(read_ids(path), truth_table)
     known = object_ids(read_truth(paths[0])) | object_ids(read_truth(paths[-1]))
     measures, predicted = [], {}
     for path in paths[1:-1]:
         truth = read_truth(path)
-        prediction = translated(read_prediction(result / path.name, truth.shape, path), tables[1])
+        prediction = translated(read_prediction(result / path.name, path, truth.shape), prediction_table)
         radius, box = jf.tolerance_px(truth.shape), jf.surroundings(truth | prediction)
         truth, prediction = truth[box], prediction[box]
         ids = ids_in(truth)
@@ -167,13 +162,13 @@ def measure(paths, result, objects, tables):
     return np.array(measures)
 
 
-def object_ids(mask):
-    """The numbers in a mask but background and void, as a set."""
-    return ids_in(mask) - {0, VOID}
+def object_ids(ids):
+    """The set of ids in a mask without background and void."""
+    return ids_in(ids) - {0, VOID}
 
 
-def read_prediction(path, shape, truth_path):
-    """The predicted ids of a frame, checked against the shape [H,W] of its annotation."""
+def read_prediction(path, truth_path, shape):
+    """The ids of a prediction.  Raises UserError if its size is not the shape [H,W] of the annotation."""
     prediction = read_ids(path)
     if prediction.shape != shape:
         size, expected = (f"{width}x{height}" for height, width in (prediction.shape, shape))
@@ -184,7 +179,7 @@ def read_prediction(path, shape, truth_path):
     return prediction
 
 
-def overall(scores):
-    """Means over objects (not over sequences), as DAVIS 2017 reports them."""
+def overall(scores) -> Scores:
+    """The mean over objects (not over sequences), as DAVIS 2017 reports it."""
     assert scores, "no object scored"
-    return Overall(*(jf.Statistics(*np.mean([getattr(s, m) for s in scores], axis=0).tolist()) for m in "JF"))
+    return Scores(*(jf.Statistics(*np.mean([getattr(s, m) for s in scores], axis=0).tolist()) for m in "JF"))

@@ -2,7 +2,7 @@
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016.
 
-Legend: H W pixels.  truth, prediction, void: bool [H,W]; void pixels count for neither.
+Legend: H W pixels.  truth, prediction, void: bool [H,W]; void pixels are not scored.
 """
 
 import math
@@ -15,7 +15,7 @@ TOLERANCE = 0.008  # of the picture's diagonal
 
 
 class Statistics(NamedTuple):
-    """A measure over the frames of a sequence: mean, share above 0.5, loss from first to last quarter."""
+    """A measure over the frames of a sequence: mean, share above 0.5, first quarter minus last quarter."""
 
     mean: float
     recall: float
@@ -25,10 +25,9 @@ class Statistics(NamedTuple):
 def j_and_f(truth, prediction, void=None, radius=None):
     """J and F of one object in one frame, each in [0, 1].
 
-    radius: tolerance_px of the whole picture, to be given where these masks are a part of it.  Both measures
-    are computed inside the box around the two masks, which changes no bit.
+    radius: tolerance_px of the whole picture, if the masks are a part of it.
     """
-    box = surroundings(truth | prediction)
+    box = surroundings(truth | prediction)  # the pixels outside change neither measure
     radius = radius or tolerance_px(truth.shape)
     truth, prediction = truth[box], prediction[box]
     if void is not None:
@@ -37,17 +36,16 @@ def j_and_f(truth, prediction, void=None, radius=None):
 
 
 def surroundings(mask):
-    """The part of a picture outside of which a mask [H,W] has neither pixels nor contours, as an index.
+    """The box that holds all pixels and contours of a mask [H,W], as an index.
 
-    The box around its pixels and one more on each side: to the left and above for the contour, to the right
-    and below so that the contour sees where the mask ends.
+    It is one pixel larger on each side than the mask: contours lie left of and above it, and end where it ends.
     """
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return np.s_[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
 
 
 def tolerance_px(shape):
-    """Distance in pixels up to which two contours match in a picture of that shape."""
+    """The distance in pixels up to which two contours match in a picture of shape [H,W]."""
     return math.ceil(TOLERANCE * math.hypot(*shape))
 
 
@@ -58,9 +56,9 @@ def jaccard(truth, prediction):
 
 
 def boundary_f(truth, prediction, radius):
-    """F = harmonic mean of the shares of either contour that lie within radius pixels of the other.
+    """F = harmonic mean of precision and recall: the share of each contour that is within radius of the other.
 
-    A contour that is missing matches nothing; two missing contours match perfectly.
+    F is 0 if one contour is empty, 1 if both are.
     """
     contours = [contour(truth), contour(prediction)]
     n_truth, n_prediction = (np.count_nonzero(edge) for edge in contours)
@@ -73,10 +71,7 @@ def boundary_f(truth, prediction, radius):
 
 
 def contour(mask):
-    """Pixels that differ from their right, lower or lower right neighbour; bool [H,W].
-
-    In the last row and column only the neighbour inside the picture counts: the frame is no contour.
-    """
+    """Pixels that differ from their right, lower or lower right neighbour inside the picture; bool [H,W]."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
     edge[:-1] |= mask[:-1] ^ mask[1:]
@@ -85,10 +80,10 @@ def contour(mask):
 
 
 def banded(edge, radius):
-    """Eight bands of a picture, from its top down, in the bits of one: bool [H,W] -> uint8 [h,W].
+    """Pack eight horizontal bands of a picture into the bits of one: bool [H,W] -> uint8 [h,W].
 
-    Widening then works on eight pixels at a time.  A band is at least radius high, so that only the bands
-    above and below it are within reach.
+    `widened` then works on eight pixels at a time.  A band has at least radius rows, so that pixels within the radius
+    lie in the same band or in one of its neighbours.
     """
     h = max(-(-len(edge) // 8), radius)
     bands = np.zeros((h, edge.shape[1]), np.uint8)
@@ -99,15 +94,14 @@ def banded(edge, radius):
 
 
 def widened(bands, radius):
-    """Pixels at most radius from a set one, of pictures in bands [N,h,W]."""
+    """Pixels within the radius of a set pixel.  bands: uint8 [N,h,W] of `banded`; so is the result."""
     h = bands.shape[1]
     row = np.concatenate([bands[:, h - radius :] << 1, bands, bands[:, :radius] >> 1], axis=1)
     near, reach = np.zeros_like(bands), 0
-    for dy in range(radius, -1, -1):  # the disk's rows, from its ends to its middle, where it is widest
+    for dy in range(radius, -1, -1):  # rows of the disk, from the narrow ends to the wide middle
         widest = math.isqrt(radius**2 - dy**2)
         while reach < widest:
-            # Up to twice as wide and one more at once, without gaps.
-            step = min(widest - reach, reach + 1)
+            step = min(widest - reach, reach + 1)  # a larger step would leave gaps
             reach += step
             wider = row.copy()
             wider[..., step:] |= row[..., :-step]
@@ -119,18 +113,14 @@ def widened(bands, radius):
 
 
 def statistics(values):
-    """Mean, recall and decay of one measure over the frames of a sequence; NaN frames have no value.
+    """Mean, recall and decay of a measure over the frames of a sequence.  values: [T], NaN = no value.
 
-    values: [T].  Decay is the mean of the first minus that of the last of four equal stretches, which share
-    the frame between them.
+    Decay is the mean of the first of four equal parts minus that of the last.  Neighbouring parts share a frame.
     """
     values = np.asarray(values, np.float64)
     assert values.ndim == 1 and len(values), "one value per frame"
-    # 1e-10: halves are rounded up, where NumPy would round them to even.
+    # 1e-10: halves are rounded up; NumPy rounds them to even.
     cuts = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[: cuts[1] + 1], values[cuts[3] :]
-    return Statistics(
-        float(np.nanmean(values)),
-        float(np.nanmean(values > 0.5)),
-        float(np.nanmean(first) - np.nanmean(last)),
-    )
+    decay = np.nanmean(first) - np.nanmean(last)
+    return Statistics(float(np.nanmean(values)), float(np.nanmean(values > 0.5)), float(decay))
