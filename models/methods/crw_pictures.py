@@ -20,16 +20,15 @@ def walk_of_one(patches, there, back):
         chances.append(chances[-1] @ step)
     out, home = torch.stack(chances[:T]), torch.stack(chances[T - 1 :]).flip(0)
     photo = F.interpolate(patches.flatten(0, 1).float() / 255, size=(PATCH_PX, PATCH_PX)).unflatten(0, (T, N))
-    marked = F.pad(photo[0, start, :, 2:-2, 2:-2], (2, 2, 2, 2), value=1.0)
-    rows = [photo, *(photo * _light(places) for places in (out, home))]
-    rows[0][0, start] = marked
+    rows = [photo, photo * _light(out), photo * _light(home)]
+    photo[0, start] = F.pad(photo[0, start, :, 2:-2, 2:-2], (2, 2, 2, 2), value=1.0)
     sheet = torch.cat([torch.cat(list(_grid(row)), dim=-1) for row in rows], dim=-2)
     return (sheet * 255).round().to(torch.uint8).cpu()
 
 
 def _light(places):
-    """Chances [T,N] -> brightness [T,N,1,1]."""
-    return (0.2 + 0.8 * places / places.amax(1, keepdim=True))[..., None, None]
+    """Chances [T,N] -> brightness [T,N,1,1,1]."""
+    return (0.2 + 0.8 * places / places.amax(1, keepdim=True))[..., None, None, None]
 
 
 def _grid(row):
