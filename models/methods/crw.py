@@ -65,13 +65,13 @@ class Method(BaseMethod):
         self.head = nn.Linear(CHANNELS["res4"], config.embedding)
 
     def forward(self, batch):
-        """batch: patches uint8 [B,T,N,3,p,p].  -> Losses: cycle_i, returned_i of the walks of i + 1 steps and back."""
+        """batch: patches uint8 [B,T,N,3,p,p].  -> Losses: cycle_i of the walk of i + 1 steps and back, returned_i."""
         nodes = self._nodes(batch["patches"])
         with torch.autocast(nodes.device.type, enabled=False):
             dropout = self.config.edge_dropout if self.training else 0.0
             losses, returned = walks(*steps(nodes, self.config.temperature, dropout))
-        terms = {"cycle": losses.detach(), "returned": returned}
-        return Losses(losses.mean(), {f"{k}_{i}": v for k, values in terms.items() for i, v in enumerate(values, 1)})
+        terms = {f"cycle_{i}": loss for i, loss in enumerate(losses.detach(), 1)}
+        return Losses(losses.mean(), terms | {f"returned_{i}": share for i, share in enumerate(returned, 1)})
 
     def _nodes(self, patches):
         """[B,T,N,3,p,p] -> [B,T,N,C], unit norm over C."""
