@@ -56,13 +56,18 @@ def _crw(content):
     """{"model": ...}: the network's names start with `encoder.model.`, others belong to its training.
 
     Older files wrapped every padded convolution, which gave `conv1.1.weight`.
+    Its head fits ours where it reads layer4.
     """
-    encoder = _below("encoder.model", _plain(content.get("model")))
+    model = _plain(content.get("model"))
+    encoder = _below("encoder.model", model)
     if "layer3.1.bn2.weight" not in encoder:
         return None
-    ours = lambda name: "backbone." + re.sub(r"(conv\d)\.1\.weight$", r"\1.weight", name)
-    state = {ours(name): value for name, value in encoder.items() if not name.startswith(("layer4.", "fc."))}
-    return Published(ReflectResNet, state, _under("extractor", state))
+    encoder = {re.sub(r"(conv\d)\.1\.weight$", r"\1.weight", name): value for name, value in encoder.items()}
+    state = {f"backbone.{k}": value for k, value in encoder.items() if not k.startswith(("layer4.", "fc."))}
+    layer4 = _below("layer4", encoder)
+    head = _below("selfsim_fc.0", model) if layer4 else {}
+    training = _under("extractor", state) | _under("layer4", layer4) | _under("head", head)
+    return Published(ReflectResNet, state, training)
 
 
 def _ino(content):

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from models.methods import dul, ino
+from models.methods import crw, dul, ino
 
 
 def dul_config(**changes):
@@ -50,6 +50,22 @@ def ino_config(**changes):
         frozen_epochs=1,
     )
     return ino.Config(**{**values, **changes})
+
+
+def crw_config(**changes):
+    """CRW at 32 px: 2 x 2 patches of 16 px, eight channels."""
+    values = dict(
+        name="crw",
+        embedding=8,
+        temperature=0.05,
+        edge_dropout=0.1,
+        crop_px=32,
+        crop_area=(0.8, 0.95),
+        patch_px=16,
+        stride_px=16,
+        patch_area=(0.7, 0.9),
+    )
+    return crw.Config(**{**values, **changes})
 
 
 def write_videos(root, videos=6, frames=8, size=(72, 96), seed=0):
