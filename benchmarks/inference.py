@@ -97,7 +97,7 @@ def segment(sequence, tracker, count, overlapped):
             pool = stack.enter_context(ThreadPoolExecutor(runner.writers(device)))
         else:
             pool = InTurn()
-            for where, name in ((runner, "FRAMES_AHEAD"), (tracking, "AHEAD"), (video, "LANDING")):
+            for where, name in ((tracking, "AHEAD"), (video, "LANDING")):
                 stack.enter_context(mock.patch.object(where, name, 0))
             stack.enter_context(mock.patch.object(tracker, "batch", 1))
         stack.enter_context(mock.patch.object(tracker, "features", watch.timed("network", tracker.features)))

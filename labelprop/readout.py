@@ -22,7 +22,7 @@ def working_size(height, width, cfg):
     Raises UserError where nothing is left after rounding down to cfg.multiple, or where that is null.
     """
     if cfg.multiple is None:
-        raise UserError("propagation.multiple = null: ask config.propagation_on, which fills it in")
+        raise UserError("propagation.multiple = null: must be given here; labelprop.Tracker takes the network's cell size")
     given = f"{width}x{height}"
     if cfg.hd_to_720 and (height, width) in HD:
         height, width = 720, 1280

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.schema import Propagation
-from labelprop import backends, int8, propagate, reference, walk, windowed
+from labelprop import backends, int8, propagate, walk, windowed
+from tests import reference
 
 DISC = {"window": "disc", "window_reference": False, "temperature": 0.05, "top_k": 10, "repeat_reference": True}
 SQUARE = {"window": "square", "window_reference": True, "temperature": 0.1, "top_k": 5, "repeat_reference": False}
