@@ -38,7 +38,7 @@ STAGES = {  # stage -> who does it when they overlap
     "PNG": "writers", "overlay": "writers",
 }  # fmt: skip
 PATCHED = (  # where a function is looked up, its name, its stage
-    (video, "_inputs", "to the device"), (Context, "step", "propagation"), (video, "to_ids", "up-sampling"),
+    (video.Video, "batch", "to the device"), (Context, "step", "propagation"), (video, "to_ids", "up-sampling"),
     (runner, "write_indexed", "PNG"), (runner, "overlay", "overlay"), (runner, "write_picture", "overlay"),
 )  # fmt: skip
 

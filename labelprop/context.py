@@ -8,6 +8,7 @@ Legend: M channels (0 = background), D feature dimensions, h w cells of the feat
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class Context:
 
     def __init__(self, cfg: Propagation, backend: str = "auto"):
         self.cfg, self.backend = cfg, backend
-        self.engine = self.first = None  # of the video's first frame: the engine chosen, and the frame prepared
+        self.engine: Any = None  # chosen for the video's first frame
+        self.first: Any = None  # that frame, as the engine prepares it
         self.frames: deque = deque(maxlen=cfg.context)  # as the engine prepares them, oldest first
         self.masks: deque[Tensor] = deque(maxlen=cfg.context)  # [hw,M]; M grows with births
         self.births: list[Birth] = []

@@ -79,18 +79,17 @@ def random_rotation(D):
     return torch.linalg.qr(torch.randn(D, D, generator=rng))[0]
 
 
-@dataclass(frozen=True)
 class Queries:
-    """The queries of a tile, flat: codes int8 [D,Q], features [D,Q], scale and norm [Q].
+    """The queries of a tile: codes int8 [D,Q], features [D,Q], scale and norm [Q].
 
     similarity = score * scale + shift [Q], nearly.
     """
 
-    codes: Tensor
-    features: Tensor
-    scale: Tensor
-    norm: Tensor
-    shift: Tensor
+    def __init__(self, frame, tile):
+        cut = lambda values: values[tile.queries].flatten(0, 1)
+        self.codes, self.features = cut(frame.codes).T, cut(frame.features).T
+        self.scale, self.norm = cut(frame.scales)[:, 0], cut(frame.norms)
+        self.shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
 
     def doubt(self, frames):
         """By how much the rounded similarity to a cell of these frames may be wrong [Q]."""
@@ -99,13 +98,6 @@ class Queries:
         both = len(self.codes) * (self.scale * key_scale) ** 2 / 144
         variance = (self.scale * key_norm) ** 2 / 12 + (key_scale * self.norm) ** 2 / 12 + both
         return DOUBT * variance.sqrt() + 1e-6
-
-
-def queries_of(frame, area):
-    """The Queries of an area, which is an index into [h,w,...]."""
-    cut = lambda values: values[area].flatten(0, 1)
-    shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
-    return Queries(cut(frame.codes).T, cut(frame.features).T, cut(frame.scales)[:, 0], cut(frame.norms), shift)
 
 
 @dataclass(frozen=True)
@@ -138,16 +130,16 @@ class Int8:
 
     def begin(self, tile):
         self.tile = tile
-        self.queries = queries_of(self.query, tile.area)
+        self.queries = Queries(self.query, tile)
         self.outside = walk.outside_window(tile, self.cfg)
-        if self.columns != tile.halo_columns:
-            self.columns, self.bands = tile.halo_columns, {}
-        rows, columns = (b - a for a, b in (tile.halo_rows, tile.halo_columns))
-        self.scores = self._room("near", (rows, self.slots, columns, self.queries.codes.shape[1]))
+        if self.columns != tile.halo[1]:
+            self.columns, self.bands = tile.halo[1], {}
+        rows, columns = tile.halo_shape
+        self.scores = self._room("near", (rows, self.slots, columns, len(self.queries.scale)))
 
     def near(self, frames, slot):
         if frames:
-            keys = [part[slice(*self.tile.halo_rows)] for part in self._band(frames)]
+            keys = [part[self.tile.halo[0]] for part in self._band(frames)]
             self._score(keys, self.scores[:, slot : slot + len(frames)])
 
     def best(self, frames, slot):
@@ -161,7 +153,7 @@ class Int8:
         """Keys [h,N,B,-]: the halo's columns of all frames side by side, so that any of its rows are one matrix."""
         which = id(frames[0]), len(frames)  # consecutive frames of one video
         if which not in self.bands:
-            parts = ([part[:, slice(*self.columns)] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
+            parts = ([part[:, self.columns] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
             self.bands[which] = [torch.stack(part, dim=1) for part in parts]
         return self.bands[which]
 
@@ -169,8 +161,8 @@ class Int8:
         """Flat indices [A,N,B] of the halo's cells in the last N frames of a group's list."""
         h, w, _ = self.query.shape
         first = 0 if self.cfg.window_reference else 1
-        y, x = torch.arange(*self.tile.halo_rows)[:, None, None], torch.arange(*self.tile.halo_columns)
-        return (torch.arange(first, first + N)[:, None] * h + y) * w + x
+        y, x = (torch.arange(cut.start, cut.stop) for cut in self.tile.halo)
+        return (torch.arange(first, first + N)[:, None] * h + y[:, None, None]) * w + x
 
     def _whole(self, frame):
         """A whole frame as a Source: TOGETHER cells in a row stand for frames at one position."""

@@ -71,7 +71,8 @@ def run(
             results = Results(out, tracker.layer, sequence, given, visuals)
             reason = "" if overwrite else results.outdated()
             if reason is None:
-                bar.total -= sequence.length
+                frames -= sequence.length
+                bar.total = frames
                 told = "finished before"
             else:
                 bar.set_description(sequence.name)

@@ -4,6 +4,7 @@ Legend: D feature dimensions, h w cells of the feature grid, k = top_k.
 """
 
 import itertools
+import math
 import statistics
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,24 +80,6 @@ class Work:
     cfg: object
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the maxima of a query stand: a column for each chunk of each slot, the open slots last.
-
-    A slot is a context frame or a reference.  near_slots have a window, and near_chunks chunks each; the slots of
-    references that are searched as a whole are open_slots, with open_chunks each.
-    """
-
-    near_slots: int
-    open_slots: int
-    near_chunks: int
-    open_chunks: int
-
-    @property
-    def columns(self):
-        return self.near_slots * self.near_chunks + self.open_slots * self.open_chunks
-
-
 @lru_cache
 def obstacle(device):
     """Why the kernels cannot run on a device, or None."""
@@ -162,63 +145,42 @@ def _work(query, context, groups, cfg):
 
 def _run(shape, work):
     """scores, cells, visits, as search returns them; as many tiles at a time as SCRATCH has room for."""
-    (h, w, _), device = work.query.full.shape, work.query.full.device
-    plan = _plan(h, w, work.cfg, shape.Q, shape.P, device)
-    layout = _layout(shape, work, plan)
+    (h, w, D), cfg, device = work.query.full.shape, work.cfg, work.query.full.device
+    plan = _plan(h, w, cfg, shape.Q, shape.P, device)
+    # A slot is a context frame or a reference, and open without a window.  A query has a column for each chunk of each
+    # slot, those of the open slots last.
+    near_chunks, open_chunks = plan.near.shape[1] * CELLS // shape.P, -(-h * w // shape.P)
+    near_slots, open_slots = work.frames, work.groups
+    if cfg.window_reference:
+        near_slots, open_slots, open_chunks = work.frames + work.groups, 0, 0
+    columns = near_slots * near_chunks + open_slots * open_chunks
+    chunks = _power_of_2((open_chunks or near_chunks) + work.frames * near_chunks)
     members = shape.P // CELLS
-    step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * layout.columns * members)))
-    tops = torch.empty(step * shape.Q, layout.columns, device=device)
-    maxima = torch.empty(step * shape.Q, layout.columns, members, device=device)
-    found = [
-        torch.empty(work.groups, work.cfg.top_k, h * w, device=device),
-        torch.empty(work.groups, work.cfg.top_k, h * w, dtype=torch.long, device=device),
-        torch.empty(work.groups, h * w, dtype=torch.int32, device=device),
-    ]
+    step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * columns * members)))
+    tops = torch.empty(step * shape.Q, columns, device=device)
+    maxima = torch.empty(step * shape.Q, columns, members, device=device)
+    tables = plan.queries, plan.near, plan.filled, maxima, tops
+    scores = torch.empty(work.groups, cfg.top_k, h * w, device=device)
+    found = scores, torch.empty_like(scores, dtype=torch.long), torch.empty_like(scores[:, 0], dtype=torch.int32)
+    # LIMIT: the largest distance inside the window, squared where it is ROUND
+    limit = {"square": cfg.radius, "disc": cfg.radius**2 - 1, "closed_disc": cfg.radius**2}[cfg.window]
+    constants = {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limit}
     for first in range(0, len(plan.queries), step):
         tiles = min(step, len(plan.queries) - first)
-        _launch_bound(shape, work, plan, layout, maxima, tops, first, tiles)
-        _launch_search(shape, work, plan, layout, maxima, tops, first, tiles, found)
+        triton_kernel.bound[(tiles * (near_chunks + open_chunks),)](
+            work.halves, *tables, first, tiles, near_slots, open_slots, near_chunks, open_chunks, h * w, w,
+            D=work.query.half.shape[-1], **constants,
+            num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
+        )  # fmt: skip
+        triton_kernel.search[(tiles * shape.Q, work.groups)](
+            work.fulls, *tables, work.own_frames, work.slack, *found,
+            first, work.frames, open_slots, near_chunks, open_chunks, h * w, w,
+            D=D, **constants, CHUNKS=chunks, BITS=max(8, (chunks * members - 1).bit_length()),
+            TOP_K=cfg.top_k, K=_power_of_2(cfg.top_k), TAKE=4,
+            # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
+            **({"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}),
+        )  # fmt: skip
     return found
-
-
-def _layout(shape, work, plan):
-    h, w, _ = work.query.full.shape
-    near_chunks = plan.near.shape[1] * CELLS // shape.P
-    if work.cfg.window_reference:
-        return Layout(work.frames + work.groups, 0, near_chunks, 0)
-    return Layout(work.frames, work.groups, near_chunks, -(-h * w // shape.P))
-
-
-def _launch_bound(shape, work, plan, layout, maxima, tops, first, tiles):
-    """Fills maxima and tops for some tiles: a program a tile and chunk."""
-    h, w, _ = work.query.full.shape
-    triton_kernel.bound[(tiles * (layout.near_chunks + layout.open_chunks),)](
-        work.halves, plan.queries, plan.near, plan.filled, maxima, tops, first, tiles,
-        layout.near_slots, layout.open_slots, layout.near_chunks, layout.open_chunks, h * w, w,
-        D=work.query.half.shape[-1], **_constants(shape, work.cfg),
-        num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
-    )  # fmt: skip
-
-
-def _launch_search(shape, work, plan, layout, maxima, tops, first, tiles, found):
-    """Fills what was found for the queries of some tiles: a program a query and group of objects."""
-    h, w, D = work.query.full.shape
-    chunks = _power_of_2((layout.open_chunks or layout.near_chunks) + work.frames * layout.near_chunks)
-    # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
-    options = {"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}
-    triton_kernel.search[(tiles * shape.Q, work.groups)](
-        work.fulls, plan.queries, plan.near, plan.filled, maxima, tops, work.own_frames, work.slack, *found, first,
-        work.frames, layout.open_slots, layout.near_chunks, layout.open_chunks, h * w, w,
-        D=D, **_constants(shape, work.cfg), CHUNKS=chunks,
-        BITS=max(8, (chunks * (shape.P // CELLS) - 1).bit_length()),
-        TOP_K=work.cfg.top_k, K=_power_of_2(work.cfg.top_k), TAKE=4, **options,
-    )  # fmt: skip
-
-
-def _constants(shape, cfg):
-    """What both kernels are compiled for; LIMIT: the largest distance inside the window, squared where it is ROUND."""
-    limits = {"square": cfg.radius, "disc": cfg.radius**2 - 1, "closed_disc": cfg.radius**2}
-    return {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limits[cfg.window]}
 
 
 def _power_of_2(n):
@@ -262,7 +224,7 @@ def _plan(h, w, cfg, Q, P, device):
     queries, near = [], []
     for tile in _tiles(h, w, cfg, Q):
         inside = ~walk.outside_window(tile, cfg).all(1)
-        queries.append(cells[tile.area].flatten())
+        queries.append(cells[tile.queries].flatten())
         near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
     chunks = [-(-len(groups) * CELLS // P) for groups in near]
     padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
@@ -272,12 +234,10 @@ def _plan(h, w, cfg, Q, P, device):
 
 def _tiles(h, w, cfg, Q):
     """Cuts the grid into tiles of Q cells at most, as high as makes the halos of all tiles together smallest."""
-    length = lambda cut: cut[1] - cut[0]
-    best = None
-    for high in range(1, min(h, Q) + 1):
+
+    def tiles(high):
         rows, columns = walk.cuts(h, high), walk.cuts(w, min(w, Q // high))
-        tiles = [walk.tile_at(r, c, h, w, cfg) for r, c in itertools.product(rows, columns)]
-        area = sum(length(tile.halo_rows) * length(tile.halo_columns) for tile in tiles)
-        if best is None or area < best[0]:
-            best = area, tiles
-    return best[1]
+        return [walk.tile_at(r, c, h, w, cfg) for r, c in itertools.product(rows, columns)]
+
+    area = lambda tiles: sum(math.prod(tile.halo_shape) for tile in tiles)
+    return min(map(tiles, range(1, min(h, Q) + 1)), key=area)

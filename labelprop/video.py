@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,10 +38,11 @@ class Video:
         self.network, self.cfg = network, cfg
         self.device = torch.empty(0, device=device).device  # with its number: another thread's "cuda" may differ
         self.context = Context(cfg, backend)
-        self.size: tuple[int, int] | None = None  # (H, W) of all its frames
+        self.size: Any = None  # (H, W) of all its frames
+        self.working: Any = None  # (height, width) at which the network sees them
         self.t = 0  # the frame whose ids `step` gives next
         self.ids: list[int] = []  # the id of each channel
-        self.channels = None  # the same as a tensor on the device
+        self.channels: Any = None  # the same as a tensor on the device
 
     def segment(
         self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], batch: int = 1, ahead: int = 0
@@ -82,13 +84,20 @@ class Video:
         """The input of the network for frames uint8 [H,W,3], the first of which has the number `first`."""
         for t, frame in enumerate(frames, first):
             size = _frame_size(frame, t)
-            self.size = self.size or size
+            if self.size is None:
+                self.size, self.working = size, working_size(*size, self.cfg)
             if size != self.size:
                 raise UserError(
                     f"frame {t} is {_text(size)}, the frames before it {_text(self.size)}: "
                     "all frames of a video must have one size; split the video there"
                 )
-        return _inputs(frames, working_size(*self.size, self.cfg), self.device)
+        inputs = torch.from_numpy(np.stack(frames))
+        if self.device.type == "cuda":
+            inputs = inputs.pin_memory().to(self.device, non_blocking=True)
+        inputs = inputs.permute(0, 3, 1, 2).float() / 255
+        if self.size == self.working:
+            return inputs
+        return F.interpolate(inputs, self.working, mode="bilinear", align_corners=False)
 
     def features(self, inputs: Tensor) -> Tensor:
         """Features [B,D,h,w] of a batch."""
@@ -112,17 +121,17 @@ class Video:
         """
         t, mask = self.t, None if mask is None else _fitted(mask, self.t, self.size)
         new = self._new_ids(mask)
-        given = to_grid(mask, new, features_Dhw.shape[1:], self.device) if new else None
-        soft_Mhw = self.context.step(features_Dhw, given)
+        born_mhw = to_grid(mask, new, features_Dhw.shape[1:], self.device) if mask is not None and new else None
+        soft_Mhw = self.context.step(features_Dhw, born_mhw)
         self.t += 1
         if new:
             self.ids += new
             self.channels = torch.tensor(self.ids, dtype=torch.uint8, device=self.device)
         if soft_Mhw is None:
             return np.zeros(self.size, np.uint8)
-        if t == 0:
+        if t == 0 and mask is not None:
             return mask.copy()
-        return to_ids(soft_Mhw, self.channels, self.size, working_size(*self.size, self.cfg), self.cfg)
+        return to_ids(soft_Mhw, self.channels, self.size, self.working, self.cfg)
 
     def _new_ids(self, mask):
         """The ids that a mask brings in; the first mask brings the background (0) along."""
@@ -160,22 +169,11 @@ def _arrived(ids, event):
     return ids.numpy().copy()  # page-locked memory is for passage, not to be kept
 
 
-def _inputs(frames, working, device):
-    """B frames uint8 [H,W,3] -> float32 [B,3,*working] in [0,1] on the device."""
-    frames = torch.from_numpy(np.stack(frames))
-    if device.type == "cuda":
-        frames = frames.pin_memory().to(device, non_blocking=True)
-    frames = frames.permute(0, 3, 1, 2).float() / 255
-    if frames.shape[2:] == working:
-        return frames
-    return F.interpolate(frames, working, mode="bilinear", align_corners=False)
-
-
 def _frame_size(frame, t):
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
         what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise UserError(f"frame {t} is {what}: must be an RGB array, uint8 [H,W,3]")
-    return frame.shape[:2]
+    return frame.shape[0], frame.shape[1]
 
 
 def as_ids(mask, t):

@@ -33,22 +33,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries, and their halo.  Each field is (first, one past the last) row or column."""
+    """Queries and their halo, both as an index (rows, columns) into [h,w,...]."""
 
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    halo_rows: tuple[int, int]
-    halo_columns: tuple[int, int]
+    queries: tuple[slice, slice]
+    halo: tuple[slice, slice]
 
     @property
-    def area(self):
-        """The queries as an index into [h,w,...]."""
-        return slice(*self.rows), slice(*self.columns)
-
-    @property
-    def halo(self):
-        """The halo as an index into [h,w,...]."""
-        return slice(*self.halo_rows), slice(*self.halo_columns)
+    def halo_shape(self):
+        """Rows and columns of the halo."""
+        return tuple(cut.stop - cut.start for cut in self.halo)
 
 
 @torch.no_grad()
@@ -102,8 +95,8 @@ def _put(place, tile, best, copies, cfg):
     h, w, _ = cells.shape
     weight = weights_of(similarities, cell // (h * w) == 1, copies, cfg)
     for out, values in ((weights, weight), (cells, cell)):
-        area = out[tile.area]
-        area[..., : len(values)] = values.T.reshape(*area.shape[:2], -1)
+        part = out[tile.queries]
+        part[..., : len(values)] = values.T.reshape(*part.shape[:2], -1)
 
 
 def vote(weights, cells, labels):
@@ -136,18 +129,16 @@ def reach(cfg):
 
 
 def tile_at(rows, columns, h, w, cfg):
-    """The tile of some rows and columns (first, one past the last); its halo is cut at the border of the grid."""
+    """The tile of some rows and columns, both slices; its halo is cut at the border of the grid."""
     far = reach(cfg)
-    around = lambda cut, length: (max(0, cut[0] - far), min(length, cut[1] + far))
-    return Tile(rows, columns, around(rows, h), around(columns, w))
+    around = lambda cut, length: slice(max(0, cut.start - far), min(length, cut.stop + far))
+    return Tile((rows, columns), (around(rows, h), around(columns, w)))
 
 
 def outside_window(tile, cfg, device=None):
-    """Which positions of a tile's halo lie outside the window of which query: bool [P,Q]."""
-    (dy, dx) = (
-        torch.arange(*halo, device=device)[:, None] - torch.arange(*queries, device=device)
-        for halo, queries in ((tile.halo_rows, tile.rows), (tile.halo_columns, tile.columns))
-    )
+    """bool [P,Q]: whether the position of the halo lies outside the window of the query."""
+    numbers = lambda cut: torch.arange(cut.start, cut.stop, device=device)
+    dy, dx = (numbers(halo)[:, None] - numbers(queries) for halo, queries in zip(tile.halo, tile.queries))
     dy, dx = dy[:, None, :, None], dx[None, :, None, :]
     if cfg.window == "square":
         outside = (dy.abs() > cfg.radius) | (dx.abs() > cfg.radius)
@@ -168,10 +159,9 @@ def tile_side(side, h, w, frames, device, cfg):
 
 
 def cuts(length, side):
-    """Cuts a length into parts of nearly the same size, `side` at most: (first, one past the last) of each."""
+    """Slices that cut a length into parts of nearly the same size, `side` at most."""
     parts = -(-length // side)
-    edges = [length * i // parts for i in range(parts + 1)]
-    return list(zip(edges, edges[1:]))
+    return [slice(length * i // parts, length * (i + 1) // parts) for i in range(parts)]
 
 
 def on_all_cores(work, items, device):
