@@ -14,23 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.schema import Propagation
 from labelprop import triton_kernel, walk
 
 CELLS, BLOCK = triton_kernel.CELLS.value, triton_kernel.BLOCK.value
 SCRATCH = 2**26  # maxima in memory at a time, about
 
 
-@dataclass(frozen=True)
 class Frame:
-    """Features as the kernels want them.
+    """Features of unit norm over D as the kernels want them.
 
     full [h,w,D] fp32; half [h,w,D'] fp16, padded with zeros to a multiple of BLOCK; lost: length of the longest vector
     that rounding to half took from a cell, a tensor of one number.
     """
 
-    full: Tensor
-    half: Tensor
-    lost: Tensor
+    def __init__(self, features_hwD: Tensor, first: "Frame | None"):
+        self.full = features_hwD.float().contiguous()
+        half = self.full.half()
+        self.lost = (self.full - half).norm(dim=-1).amax()
+        extra = -self.full.shape[-1] % BLOCK
+        self.half = F.pad(half, (0, extra)) if extra else half
+
+
+#: the engine's prepare(features, first)
+prepare = Frame
 
 
 @dataclass(frozen=True)
@@ -48,20 +55,29 @@ class Shape:
 SHAPES = (Shape(128, 128, 8, 3, 128), Shape(128, 128, 8, 4), Shape(64, 128, 4, 3), Shape(128, 256, 8, 3))
 
 
-@dataclass(frozen=True)
 class Plan:
-    """A grid cut into tiles, as int32 tensors.
+    """The grid cut into the tiles, of Q cells at most, that together have the fewest candidates; as int32 tensors.
 
     queries [tiles,Q]: the cells of a tile, then -1.  near [tiles,chunks*P/CELLS]: the groups of CELLS cells that the
     windows of a tile touch, then numbers past the grid.  filled [tiles]: chunks of a tile that hold any group.
     """
 
-    queries: Tensor
-    near: Tensor
-    filled: Tensor
+    def __init__(self, h: int, w: int, cfg: Propagation, Q: int, P: int, device: torch.device):
+        cells = torch.arange(h * w).view(h, w)
+        queries, near = [], []
+        for tile in _tiles(h, w, cfg, Q):
+            inside = ~walk.outside_window(tile, cfg).all(1)
+            queries.append(cells[tile.queries].flatten())
+            near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
+        chunks = [-(-len(groups) * CELLS // P) for groups in near]
+        padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
+        tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
+        self.queries, self.near, self.filled = (table.to(device, torch.int32) for table in tables)
 
 
-@dataclass(frozen=True)
+_plan = lru_cache(maxsize=64)(Plan)
+
+
 class Work:
     """The search for one frame.
 
@@ -70,14 +86,20 @@ class Work:
     may be wrong, a tensor of one number.  frames, groups: how many there are.
     """
 
-    query: Frame
-    halves: Tensor
-    fulls: Tensor
-    own_frames: Tensor
-    slack: Tensor
-    frames: int
-    groups: int
-    cfg: object
+    def __init__(self, query: Frame, context: list[Frame], groups: list[walk.Group], cfg: Propagation):
+        self.query, self.cfg = query, cfg
+        self.frames, self.groups = len(context), len(groups)
+        D, device = query.full.shape[-1], query.full.device
+        frames = [query, *context, *(group.reference for group in groups)]
+        halves, fulls = ([getattr(frame, name).data_ptr() for frame in frames] for name in ("half", "full"))
+        own_frames = [group.frames for group in groups]
+        table = torch.tensor(
+            [halves, fulls, own_frames + [0] * (len(frames) - len(groups))], pin_memory=device.type == "cuda"
+        )
+        # From pinned memory the host need not wait for the copy.
+        self.halves, self.fulls, self.own_frames = table.to(device, non_blocking=True)
+        # What rounding took from two vectors (1% for norms that are not quite 1), and from the sums of their products.
+        self.slack = 2.02 * torch.stack([frame.lost for frame in frames]).amax() + D * 2**-23
 
 
 @lru_cache
@@ -98,15 +120,6 @@ def obstacle(device):
     return None
 
 
-def prepare(features_hwD, first):
-    """Features of unit norm over D -> Frame."""
-    full = features_hwD.float().contiguous()
-    half = full.half()
-    lost = (full - half).norm(dim=-1).amax()
-    extra = -full.shape[-1] % BLOCK
-    return Frame(full, F.pad(half, (0, extra)) if extra else half, lost)
-
-
 @torch.no_grad()
 def match(query, context, groups, cfg):
     """As walk.match, on frames from `prepare`."""
@@ -125,22 +138,9 @@ def search(query, context, groups, cfg, shape=None):
     then its frames; missing ones score -inf.  The third result, int32 [groups,hw]: how many groups of cells were
     scored in fp32.
     """
-    work = _work(query, context[len(context) - groups[0].frames :], groups, cfg)
+    work = Work(query, context[len(context) - groups[0].frames :], groups, cfg)
     with torch.cuda.device_of(query.full):
         return _run(shape or _fastest(work), work)
-
-
-def _work(query, context, groups, cfg):
-    D, device = query.full.shape[-1], query.full.device
-    frames = [query, *context, *(group.reference for group in groups)]
-    halves, fulls = ([getattr(frame, name).data_ptr() for frame in frames] for name in ("half", "full"))
-    own_frames = [group.frames for group in groups]
-    table = [halves, fulls, own_frames + [0] * (len(frames) - len(groups))]
-    # Memory that is pinned: the host need not wait for the copy.
-    table = torch.tensor(table, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-    # What rounding took from two vectors (1% for norms that are not quite 1), and from the sums of their products.
-    slack = 2.02 * torch.stack([frame.lost for frame in frames]).amax() + D * 2**-23
-    return Work(query, *table, slack, len(context), len(groups), cfg)
 
 
 def _run(shape, work):
@@ -215,21 +215,6 @@ def _milliseconds(work, repeats=5):
     marks[-1].record()
     marks[-1].synchronize()
     return statistics.median(a.elapsed_time(b) for a, b in zip(marks[2:], marks[3:]))
-
-
-@lru_cache(maxsize=64)
-def _plan(h, w, cfg, Q, P, device):
-    """The Plan of the tiles, of Q cells at most, that together have the fewest candidates."""
-    cells = torch.arange(h * w).view(h, w)
-    queries, near = [], []
-    for tile in _tiles(h, w, cfg, Q):
-        inside = ~walk.outside_window(tile, cfg).all(1)
-        queries.append(cells[tile.queries].flatten())
-        near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
-    chunks = [-(-len(groups) * CELLS // P) for groups in near]
-    padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
-    tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
-    return Plan(*(table.to(device, torch.int32) for table in tables))
 
 
 def _tiles(h, w, cfg, Q):

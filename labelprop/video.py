@@ -85,7 +85,7 @@ class Video:
         for t, frame in enumerate(frames, first):
             size = _frame_size(frame, t)
             if self.size is None:
-                self.size, self.working = size, working_size(*size, self.cfg)
+                self.size, self.working = size, working_size(size[0], size[1], self.cfg)
             if size != self.size:
                 raise UserError(
                     f"frame {t} is {_text(size)}, the frames before it {_text(self.size)}: "
