@@ -9,12 +9,13 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import torch
 
 import models
 from core import devices, distributed, protocols, strict
@@ -34,13 +35,8 @@ def positive(text):
 def parse():
     parser = argparse.ArgumentParser(description="Propagate given masks through videos.")
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        default=models.DEFAULT,
-        metavar="PATH|timm:NAME|untrained",
-        help="ours, a snapshot the authors published, or a network of timm (timm:NAME@FILE: its weights in a file); "
-        "default: the weights that come with this project",
-    )
+    sources = "ours, a snapshot of the authors, or timm:NAME[@FILE]; default: the weights that come with this project"
+    add("--checkpoint", default=models.DEFAULT, metavar="PATH|timm:NAME|untrained", help=sources)
     add("--config", metavar="FILE", help="with untrained: the network to draw (default: DUL's ResNet-18)")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
@@ -63,48 +59,40 @@ def parse():
 
 def sequences_of(args):
     """The videos that the arguments name."""
-    names = None
-    if args.sequences is not None:
-        names = [name.strip() for name in args.sequences.split(",") if name.strip()]
-        if not names:
-            raise UserError(f"--sequences {args.sequences!r}: names no sequence")
+    names = None if args.sequences is None else [name.strip() for name in args.sequences.split(",") if name.strip()]
+    if names == []:
+        raise UserError(f"--sequences {args.sequences!r}: names no sequence")
     if args.list:
         return vos_sequences.listed(args.list, args.data, names)
-    build = {"davis": vos_sequences.davis, "ytvos": vos_sequences.ytvos, "sample": vos_sequences.sample}
-    return build[args.dataset](args.data, names=names)
+    return getattr(vos_sequences, args.dataset)(args.data, names=names)
 
 
-def claim(out, key, origin, overwrite, some):
-    """Keep masks of different origin apart: what made those in out/<key>_vos stands in out/<key>_origin.json.
+def claim(out, layer, origin, overwrite, some):
+    """Keep masks of different origin apart: out/<layer>_origin.json says what made those in out/<layer>_vos.
 
-    overwrite removes those of another origin, but not where only some sequences are about to be done.
+    overwrite: remove masks of another origin.  some: only some sequences are about to be segmented.
     """
-    path, folders = out / f"{key}_origin.json", [out / f"{key}_{kind}" for kind in ("vos", "vis", "given")]
+    path, folders = out / f"{layer}_origin.json", [out / f"{layer}_{kind}" for kind in ("vos", "vis", "given")]
     if folders[0].exists():
         try:
             before = json.loads(path.read_text())
         except (OSError, ValueError):
             before = {}
         other = [name for name in origin if before.get(name) != origin[name]]
-        if other and not overwrite:
+        if other and (some or not overwrite):
+            cure = "--overwrite for all sequences: leave out --sequences" if overwrite else "--overwrite"
             raise UserError(
                 f"{folders[0]}: holds masks of another origin (differs: {', '.join(other)}; see {path}); "
-                "name another --out, or replace them with --overwrite"
-            )
-        if other and some:
-            raise UserError(
-                f"{folders[0]}: holds masks of another origin, of other sequences perhaps; --overwrite with "
-                "--sequences would remove them all: name another --out, or leave out --sequences"
+                f"name another --out, or replace them with {cure}"
             )
         if other:
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+            runner.remove(*folders)
     with replacing(path) as part:
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
 def origin_of(tracker, protocol, args):
-    """All that decides what the masks are, as plain values."""
+    """Everything that decides what the masks are, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted(tracker.extractor.state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -120,7 +108,7 @@ def origin_of(tracker, protocol, args):
 
 
 def warn(sequences: list[vos_sequences.VosSequence]) -> None:
-    """Warn of what looks wrong about the given masks, each kind once.  UserError where one cannot be followed."""
+    """Warn of given masks that look wrong, once for each kind.  UserError where a mask cannot be followed."""
     found: dict[str, list[Path]] = {}
     for sequence in sequences:
         for path, text in sequence.doubts():
@@ -160,26 +148,33 @@ def score(sequences, masks, out):
     print(f"tables: {out}")
 
 
-def tracker_of(args, device):
-    """The tracker that the arguments name, and the name of its protocol."""
+def tracker_of(args: argparse.Namespace, device: torch.device) -> tuple[Tracker, str]:
+    """The tracker that the arguments describe, and the name of its protocol."""
     own = [text for text in args.overrides if not text.startswith("propagation.")]
     changed = [text for text in args.overrides if text.startswith("propagation.")]
     extractor = models.load(args.checkpoint, args.config, own)
     protocol = args.protocol or protocols.on(args.dataset, extractor.protocol)
     values = {"propagation": {} if args.protocol else extractor.changes}
     propagation = protocols.named(protocol, strict.override(values, changed, ["propagation"])["propagation"])
-    tracker = Tracker(
-        extractor, args.key, propagation, device,
-        precision=args.precision, batch=args.batch, compiled=args.compile, max_side=args.max_side,
-    )  # fmt: skip
+    try:
+        tracker = Tracker(
+            extractor, args.key, propagation, device,
+            precision=args.precision, batch=args.batch, compiled=args.compile, max_side=args.max_side,
+        )  # fmt: skip
+    except UserError as error:
+        option = {"layer": "--key: ", "propagation.max_side": "--max-side: "}.get(str(error).split(" = ")[0], "")
+        raise UserError(f"{option}{error}") from error
     return tracker, protocol
 
 
-def prepare(args, device, first):
-    """The sequences and the tracker that the arguments name.
+def prepare(args, device):
+    """The sequences and the tracker that the arguments describe.
 
-    first: whether this process is the one that clears masks of another origin, and says what is going to happen.
+    The first process goes ahead, so that each mistake is told once; it alone removes masks of another origin.
     """
+    first = distributed.rank() == 0
+    if not first:
+        distributed.barrier()
     sequences = sequences_of(args)
     if first:
         warn(sequences)
@@ -187,32 +182,10 @@ def prepare(args, device, first):
     if first:
         claim(Path(args.out), tracker.layer, origin_of(tracker, protocol, args), args.overwrite, args.sequences)
         frames = sum(sequence.length for sequence in sequences)
-        what = f"{tracker.layer} of {args.checkpoint} by protocol {protocol} on {device} in {tracker.precision}"
-        print(f"{what}: {len(sequences)} sequences, {frames} frames", flush=True)
+        made = f"{tracker.layer} of {args.checkpoint} by protocol {protocol} on {device} in {tracker.precision}"
+        print(f"{made}: {len(sequences)} sequences, {frames} frames", flush=True)
+        distributed.barrier()
     return sequences, tracker
-
-
-def follow(args, out):
-    """Masks of every sequence.  -> (sequences, folder of masks, layer)."""
-    device = distributed.start(devices.pick(args.device))
-    rank = distributed.rank()
-    if rank > 0:  # the first process goes ahead, so that a mistake is told once
-        distributed.barrier()
-    sequences, tracker = prepare(args, device, first=rank == 0)
-    if rank == 0:
-        distributed.barrier()
-    masks = out / f"{tracker.layer}_vos"
-    try:
-        runner.run(
-            sequences, tracker, out, overwrite=args.overwrite, visuals=not args.no_vis,
-            rank=rank, world=distributed.world_size(),
-        )  # fmt: skip
-        distributed.barrier()
-    except BaseException:
-        if rank == 0 and masks.is_dir():
-            print(f"finished sequences stay in {masks}; the same command goes on with the others", file=sys.stderr)
-        raise
-    return sequences, masks, tracker.layer
 
 
 @reported
@@ -221,12 +194,20 @@ def main():
     out = Path(args.out)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     with nothing_empty(out):
-        sequences, masks, layer = follow(args, out)
-    first = distributed.rank() == 0
+        sequences, tracker = prepare(args, distributed.start(devices.pick(args.device)))
+        rank, world, masks = distributed.rank(), distributed.world_size(), out / f"{tracker.layer}_vos"
+        try:
+            visuals = not args.no_vis
+            runner.run(sequences, tracker, out, overwrite=args.overwrite, visuals=visuals, rank=rank, world=world)
+            distributed.barrier()
+        except BaseException:
+            if rank == 0 and masks.is_dir():
+                print(f"finished sequences stay in {masks}; the same command goes on with the others", file=sys.stderr)
+            raise
     distributed.stop()
-    if first:
+    if rank == 0:
         print(f"masks: {masks}")
-        score(sequences, masks, out / f"{layer}_scores")
+        score(sequences, masks, out / f"{tracker.layer}_scores")
 
 
 if __name__ == "__main__":

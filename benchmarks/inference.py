@@ -31,14 +31,14 @@ from labelprop.context import Context
 
 STAGES = {  # name: its thread when the stages overlap, and its functions where they are looked up
     "decoding": ("ahead", [(vos_sequences, "read_frame")]),
-    "to the device": ("ahead", [(video, "_inputs")]),
+    "to the device": ("ahead", [(video.Video, "batch")]),
     "network": ("main", [(Tracker, "features")]),
     "propagation": ("main", [(Context, "step")]),
     "up-sampling": ("main", [(video, "to_ids")]),
     "PNG": ("writers", [(runner, "write_indexed")]),
     "overlay": ("writers", [(runner, "overlay"), (runner, "write_picture")]),
 }
-QUEUES = (runner, "FRAMES_AHEAD"), (runner, "WAITING"), (tracker, "AHEAD"), (video, "LANDING")
+QUEUES = (runner, "WAITING"), (tracker, "AHEAD"), (video, "LANDING")
 
 
 def watched(function, seconds, wait):

@@ -14,7 +14,7 @@ from core.atomic import replacing
 from core.errors import UserError
 
 
-def palette():
+def palette() -> np.ndarray:
     """The colours of ids 0..255, uint8 RGB [256,3], as DAVIS and PASCAL VOC have them.
 
     The rule: the bits of an id, lowest first, go in turn to red, green and blue, filling each from its
@@ -34,7 +34,7 @@ SPECK_PX = 16
 #: an object with more of the picture's border than this is taken for the background
 BACKGROUND_SHARE = 0.9
 
-#: what frames are full of, RGB: overlays keep away from it
+#: colours that frames are full of, RGB: overlays keep away from them
 NATURAL = {
     "light skin": (240, 205, 180), "skin": (225, 170, 140), "brown skin": (160, 110, 80), "dark skin": (90, 55, 40),
     "grass": (85, 125, 50), "dry grass": (170, 160, 90), "leaves": (50, 80, 35), "sky": (135, 190, 235),
@@ -51,8 +51,8 @@ def cielab(colours: Sequence | np.ndarray) -> np.ndarray:
 def overlay_palette() -> np.ndarray:
     """The colours of ids 0..255 in overlays, uint8 RGB [256,3].
 
-    The rule: of 216 evenly spaced colours without the darkest and the lightest, each id takes the one farthest in
-    CIELAB from those before it and from NATURAL.
+    The rule: of 216 evenly spaced colours without the darkest and the lightest, each id takes the colour that
+    is farthest in CIELAB from the colours of lower ids and from NATURAL.
     """
     steps = np.arange(0, 256, 51, dtype=np.uint8)
     colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
@@ -71,7 +71,7 @@ def overlay_palette() -> np.ndarray:
 OVERLAY_PALETTE = overlay_palette()
 
 
-def write_indexed(path, ids):
+def write_indexed(path: str | Path, ids: np.ndarray) -> None:
     """Write ids, uint8 [H,W], as an indexed PNG with the DAVIS palette; atomic."""
     assert ids.dtype == np.uint8 and ids.ndim == 2, (ids.dtype, ids.shape)
     image = Image.fromarray(ids)
@@ -80,13 +80,13 @@ def write_indexed(path, ids):
         image.save(part, format="PNG")
 
 
-def write_picture(path, picture):
+def write_picture(path: str | Path, picture: np.ndarray) -> None:
     """Write uint8 RGB [H,W,3] as a JPEG; atomic."""
     with replacing(path) as part:
         Image.fromarray(picture).save(part, format="JPEG", quality=90)
 
 
-def read_ids(path):
+def read_ids(path: str | Path) -> np.ndarray:
     """The ids of an indexed or grey picture -> uint8 [H,W].
 
     Raises UserError naming the file where it is missing, damaged, or holds colours instead of ids.
@@ -106,13 +106,13 @@ def read_ids(path):
     )
 
 
-def ids_in(ids):
-    """The numbers in a mask, uint8 [H,W], 0 among them, as a set."""
+def ids_in(ids: np.ndarray) -> set[int]:
+    """The ids in a mask, uint8 [H,W]; background (0) is one of them."""
     return set(np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist())
 
 
 def doubts(path: Path, ids: np.ndarray) -> list[str]:
-    """Sentences on what looks wrong about a mask that is to be followed; none for a sound mask.
+    """Sentences that say why a mask looks wrong; none for a sound mask.
 
     path: its file, read for its format alone; ids: uint8 [H,W], without void.
     """

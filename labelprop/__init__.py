@@ -2,6 +2,5 @@
 
 from labelprop.backends import propagate
 from labelprop.tracker import Tracker
-from labelprop.video import segment_video
 
-__all__ = ["Tracker", "propagate", "segment_video"]
+__all__ = ["Tracker", "propagate"]

@@ -1,59 +1,58 @@
-"""One call, several engines that compute it.
+"""Soft masks of one frame from those of other frames, by one of several engines.
 
+An engine is a module with two functions:
+    prepare(features_hwD, first)        the frame in the form that the engine works on; first: the prepared first
+                                        frame of the video, None for that frame itself
+    match(query, context, groups, cfg)  as walk.match, of prepared frames
 Legend: N frames (0 = the reference), M channels, D feature dimensions, h w cells of the feature grid.
 """
 
 import warnings
+from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from core.devices import fast_int8
 from core.errors import UserError
-from labelprop import int8, reference, walk, windowed
+from core.schema import Propagation
+from labelprop import int8, walk, windowed
 
-BACKENDS = {"int8": int8, "reference": reference, "windowed": windowed}
+BACKENDS = {"int8": int8, "windowed": windowed}
 
 
-def choose(backend, features):
-    """The engine for such features, a module.  Raises UserError for a backend that is unknown or cannot run.
-
-    An engine has two functions: prepare(features [h,w,D], first) -> the frame in the form that the engine works on,
-    where `first` is the prepared first frame of the video (None for that one); and match(query, context, groups, cfg)
-    of prepared frames, as walk.match returns it.
-    """
+def choose(backend: str, features: Tensor) -> ModuleType:
+    """The engine for features of this device and dtype.  Raises UserError for a backend unknown or unable to run."""
     if backend in BACKENDS:
         return BACKENDS[backend]
     if backend not in ("auto", "triton"):
         raise UserError(f"backend = {backend!r}: must be one of auto, {', '.join(sorted([*BACKENDS, 'triton']))}")
-    device, suits = features.device, features.dtype == torch.float32
-    if backend == "auto" and (device.type == "cpu" or not suits):
-        return int8 if suits and fast_int8(device) else windowed
-    kernels, obstacle = _triton(device)
+    device, is_float32 = features.device, features.dtype == torch.float32
+    if backend == "auto" and (device.type == "cpu" or not is_float32):
+        return int8 if is_float32 and fast_int8(device) else windowed
+    try:
+        from labelprop import triton_backend
+
+        obstacle = triton_backend.obstacle(device)
+    except ImportError as error:
+        obstacle = f"it needs the package triton ({error})"
     if obstacle is None:
-        return kernels
+        return triton_backend
     if backend == "triton":
         raise UserError(f"backend = 'triton' on {device}: {obstacle}; 'auto' takes what runs")
     warnings.warn(f"label propagation goes the slower way on {device}: {obstacle}", stacklevel=2)
     return windowed
 
 
-def _triton(device):
-    """The engine of the Triton kernels, and why it cannot run on a device (None: it can)."""
-    try:
-        from labelprop import triton_backend
-    except ImportError as error:
-        return None, f"it needs the package triton ({error})"
-    return triton_backend, triton_backend.obstacle(device)
-
-
 @torch.no_grad()
-def propagate(query_Dhw, keys_NDhw, labels_NMhw, cfg, backend="auto"):
-    """Soft masks of a frame from those of other frames.
+def propagate(
+    query_Dhw: Tensor, keys_NDhw: Tensor, labels_NMhw: Tensor, cfg: Propagation, backend: str = "auto"
+) -> Tensor:
+    """Soft masks [M,h,w] of a frame from those of other frames.
 
-    query [D,h,w], keys [N,D,h,w]: features, unit norm over D; keys[0] is the reference frame.  labels
-    [N,M,h,w]: soft masks of the same frames.  cfg: core.schema.Propagation.  backend: "auto" (the fastest here), "int8"
-    (float32, CPU), "triton" (float32, GPU of compute capability 8.0 or higher), "windowed" (any) or "reference" (dense,
-    for small grids).  Returns [M,h,w].  Raises UserError for a backend that is unknown or cannot run.
+    query [D,h,w], keys [N,D,h,w]: features, unit norm over D; keys[0] is the reference frame.  labels [N,M,h,w]: soft
+    masks of the key frames.  backend: "auto" (the fastest here), "int8" (float32, CPU), "triton" (float32, GPU of
+    compute capability 8.0 or higher) or "windowed" (any).  Raises UserError for a backend unknown or unable to run.
     """
     engine = choose(backend, query_Dhw)
     (D, h, w), N, M = query_Dhw.shape, len(keys_NDhw), labels_NMhw.shape[1]
@@ -75,11 +74,10 @@ def prepared(features, engine):
 
 @torch.no_grad()
 def propagate_groups(query, context, groups, labels, cfg, engine):
-    """Soft masks of a frame for several groups of objects that share the context's features.
+    """Soft masks of a frame, [hw,M] for each group of objects; M may differ.
 
-    query; context: frames as the engine prepares them, oldest first; groups: walk.Group, the one with most frames
-    first; labels: for each group the soft masks [hw,M] of its reference, then of its context frames.  Returns for
-    each group [hw,M]; each has its own M.
+    query, context, groups: as for walk.match.  labels: for each group the soft masks [hw,M] of its reference, then of
+    its context frames.
     """
     matches = engine.match(query, context, groups, cfg)
     return [walk.vote(*match, masks) for match, masks in zip(matches, labels)]

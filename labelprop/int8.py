@@ -1,16 +1,14 @@
 """Label propagation on CPUs that multiply 8-bit integers fast: they find the candidates, float32 decides.
 
-The features of a frame are rounded to 8 bits once.  Per tile, an integer product gives rounded similarities to all
-cells of its halo in all frames, and the best few cells of each query are computed again from the float32 features.
-The largest possible error of a rounded similarity is known.  Where it could have changed the choice of a query, every
-cell in doubt is computed in float32.  The result is that of the float32 computation, but for one pair in 10^15 and
-for ties.
+A frame's features are rounded to 8 bits once.  For each tile, an integer product gives the rounded similarities of its
+queries to all cells of its halo in all frames, and the best few cells of each query are computed again in float32.
+The largest possible error of a rounded similarity is known; where it could have changed the choice of a query, every
+cell in doubt is computed in float32.  The result is that of float32, but for one pair in 10^15 and for ties.
 
 Two steps before rounding make the error small and its size known.  The mean feature of the video's first frame is
 subtracted: similar features share most of it, and a small remainder is rounded finely.  A random rotation mixes the
-channels; it changes no similarity, and makes the rounding errors of two cells independent of the cells and of each
-other.  The error of a product is then a sum of many small random terms, normal with a known sigma; DOUBT sigmas are
-allowed for.
+channels: it changes no similarity, and makes the rounding errors of two cells independent.  The error of a product is
+then a sum of many small random terms, normal with a known sigma; DOUBT sigmas are allowed for.
 
 Legend: N frames, A x B positions (rows and columns of a halo), Q queries of a tile, D feature dimensions,
 C chosen candidates, k = top_k.  A score is a rounded similarity in units of its query's scale.
@@ -29,47 +27,35 @@ from labelprop import walk
 DOUBT = 8.0
 #: beyond top_k: positions whose scores are compared, and candidates that are computed in float32
 POSITIONS, CANDIDATES = 22, 40
-#: queries along one side of a tile, where memory allows
-SIDE = 12
 #: numbers that are computed at a time, one megabyte
 IN_CACHE = 2**18
 #: cells of a whole reference that count as one position
 TOGETHER = 8
 
 
-@dataclass(frozen=True)
 class Frame:
-    """One frame.  features [h,w,D]; mean [D] of the video's first frame.
+    """One frame as this engine prepares it; first: the Frame of the video's first frame, None for that one.
 
-    codes int8 [h,w,D] * scales [h,w,1] are nearly the features after the mean is subtracted and the channels are
-    rotated; norms [h,w] are their lengths then.  offsets [h,w,1]: products of the features with the mean.  widest: the
-    largest scale and the largest norm.
+    features [h,w,D]; mean [D] of the video's first frame.  codes int8 [h,w,D] * scales [h,w,1] are nearly the features
+    after the mean is subtracted and the channels are rotated; norms [h,w] are their lengths then.  offsets [h,w,1]:
+    products of the features with the mean.  widest: the largest scale and the largest norm.
     """
 
-    features: Tensor
-    codes: Tensor
-    scales: Tensor
-    offsets: Tensor
-    norms: Tensor
-    widest: tuple[float, float]
-    mean: Tensor
+    def __init__(self, features_hwD: Tensor, first: "Frame | None"):
+        self.features = features_hwD.float()
+        self.shape, self.dtype, self.device = self.features.shape, self.features.dtype, self.features.device
+        self.mean: Tensor = first.mean if first else self.features.mean((0, 1))
+        centred = (self.features - self.mean) @ random_rotation(self.shape[2])
+        self.scales = centred.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+        self.codes = (centred / self.scales).round_().to(torch.int8)
+        self.offsets = (self.features @ self.mean)[..., None]
+        self.norms = centred.norm(dim=-1)
+        self.widest = float(self.scales.max()), float(self.norms.max())
+        self.keys = self.codes, self.scales, self.offsets
 
-    shape = property(lambda self: self.features.shape)
-    dtype = property(lambda self: self.features.dtype)
-    device = property(lambda self: self.features.device)
-    keys = property(lambda self: (self.codes, self.scales, self.offsets))
 
-
-def prepare(features_hwD, first):
-    """features [h,w,D] -> Frame; first: the Frame of the video's first frame, None for that one."""
-    features = features_hwD.float()
-    mean = first.mean if first else features.mean((0, 1))
-    centred = (features - mean) @ random_rotation(features.shape[2])
-    scales = centred.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
-    codes = (centred / scales).round_().to(torch.int8)
-    offsets = (features @ mean)[..., None]
-    norms = centred.norm(dim=-1)
-    return Frame(features, codes, scales, offsets, norms, (float(scales.max()), float(norms.max())), mean)
+#: the engine's prepare(features, first)
+prepare = Frame
 
 
 @lru_cache
@@ -79,18 +65,17 @@ def random_rotation(D):
     return torch.linalg.qr(torch.randn(D, D, generator=rng))[0]
 
 
-@dataclass(frozen=True)
 class Queries:
-    """The queries of a tile, flat: codes int8 [D,Q], features [D,Q], scale and norm [Q].
+    """The queries of a tile: codes int8 [D,Q], features [D,Q], scale and norm [Q].
 
     similarity = score * scale + shift [Q], nearly.
     """
 
-    codes: Tensor
-    features: Tensor
-    scale: Tensor
-    norm: Tensor
-    shift: Tensor
+    def __init__(self, frame, tile):
+        cut = lambda values: values[tile.queries].flatten(0, 1)
+        self.codes, self.features = cut(frame.codes).T, cut(frame.features).T
+        self.scale, self.norm = cut(frame.scales)[:, 0], cut(frame.norms)
+        self.shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
 
     def doubt(self, frames):
         """By how much the rounded similarity to a cell of these frames may be wrong [Q]."""
@@ -101,19 +86,12 @@ class Queries:
         return DOUBT * variance.sqrt() + 1e-6
 
 
-def queries_of(frame, area):
-    """The Queries of an area, which is an index into [h,w,...]."""
-    cut = lambda values: values[area].flatten(0, 1)
-    shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
-    return Queries(cut(frame.codes).T, cut(frame.features).T, cut(frame.scales)[:, 0], cut(frame.norms), shift)
-
-
 @dataclass(frozen=True)
 class Source:
-    """Scores from which candidates are selected: scores [A,N,B,Q], of which frames count from `first` on.
+    """Scores [A,N,B,Q] from which candidates are selected; only the frames from `first` on count.
 
     cells [A,N-first,B]: flat indices into a group's list of frames; all cells of one n are of one frame.
-    outside bool [A*B,Q]: positions beyond the window; None: there is no window.
+    outside bool [A*B,Q]: whether a position is outside the window; None: there is no window.
     """
 
     scores: Tensor
@@ -123,31 +101,31 @@ class Source:
 
 
 class Int8:
-    """Scorer of labelprop/walk.py whose scores are rounded; `best` computes all that rounding leaves in doubt."""
+    """Scorer of labelprop/walk.py with rounded scores; `best` computes every cell in doubt again in float32."""
 
     BY_COLUMN = True  # frames are laid side by side once for all tiles of a column
 
     def __init__(self, query, slots, cfg):
         self.query, self.slots, self.cfg = query, slots, cfg
-        self.memory = {}  # of the last tile, by name, to be used again
-        self.columns, self.bands = None, {}
+        self.memory = {}  # see _room
+        self.columns, self.bands = None, {}  # see _band
 
     @staticmethod
     def side(device, cfg):
-        return SIDE
+        return 12
 
     def begin(self, tile):
         self.tile = tile
-        self.queries = queries_of(self.query, tile.area)
+        self.queries = Queries(self.query, tile)
         self.outside = walk.outside_window(tile, self.cfg)
-        if self.columns != tile.halo_columns:
-            self.columns, self.bands = tile.halo_columns, {}
-        rows, columns = (b - a for a, b in (tile.halo_rows, tile.halo_columns))
-        self.scores = self._room("near", (rows, self.slots, columns, self.queries.codes.shape[1]))
+        if self.columns != tile.halo[1]:
+            self.columns, self.bands = tile.halo[1], {}
+        rows, columns = tile.halo_shape
+        self.scores = self._room("near", (rows, self.slots, columns, len(self.queries.scale)))
 
     def near(self, frames, slot):
         if frames:
-            keys = [part[slice(*self.tile.halo_rows)] for part in self._band(frames)]
+            keys = [part[self.tile.halo[0]] for part in self._band(frames)]
             self._score(keys, self.scores[:, slot : slot + len(frames)])
 
     def best(self, frames, slot):
@@ -161,7 +139,7 @@ class Int8:
         """Keys [h,N,B,-]: the halo's columns of all frames side by side, so that any of its rows are one matrix."""
         which = id(frames[0]), len(frames)  # consecutive frames of one video
         if which not in self.bands:
-            parts = ([part[:, slice(*self.columns)] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
+            parts = ([part[:, self.columns] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
             self.bands[which] = [torch.stack(part, dim=1) for part in parts]
         return self.bands[which]
 
@@ -169,8 +147,8 @@ class Int8:
         """Flat indices [A,N,B] of the halo's cells in the last N frames of a group's list."""
         h, w, _ = self.query.shape
         first = 0 if self.cfg.window_reference else 1
-        y, x = torch.arange(*self.tile.halo_rows)[:, None, None], torch.arange(*self.tile.halo_columns)
-        return (torch.arange(first, first + N)[:, None] * h + y) * w + x
+        y, x = (torch.arange(cut.start, cut.stop) for cut in self.tile.halo)
+        return (torch.arange(first, first + N)[:, None] * h + y[:, None, None]) * w + x
 
     def _whole(self, frame):
         """A whole frame as a Source: TOGETHER cells in a row stand for frames at one position."""

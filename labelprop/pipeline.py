@@ -1,11 +1,12 @@
 """Threads beside the main loop: results in order, a bounded number in advance.
 
-Both functions are generators.  Close them (contextlib.closing), and none of their threads is left.
+Close the generators `in_order` and `ahead` (contextlib.closing), and none of their threads is left.
 """
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from itertools import repeat
 
 import torch
@@ -13,13 +14,13 @@ import torch
 _END = object()
 
 
-def in_order(pool, function, items, depth):
+def in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int) -> Generator:
     """function(item) for every item, in order, computed by the pool's threads, at most `depth` in advance.
 
     The caller's thread makes the items.  An error in an item or in the function is raised in its place; calls that
     have begun by then are waited for, the others are dropped.
     """
-    pending = deque()
+    pending: deque[Future] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
@@ -31,21 +32,27 @@ def in_order(pool, function, items, depth):
         wait([future for future in pending if not future.cancel()])
 
 
-def ahead(items, depth):
+def ahead(items: Generator, depth: int) -> Generator:
     """The items of a generator, in order, made by one thread up to `depth` in advance; 0: by the caller's thread."""
     with closing(items):
         if depth == 0:
             yield from items
             return
-        try:
-            # One core is enough for this thread; the others are the caller's.
-            with (
-                ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread,
-                closing(in_order(thread, lambda _: next(items, _END), repeat(None), depth)) as made,
-            ):
-                while (item := next(made)) is not _END:
-                    yield item
-                    del item
-        finally:
-            # What that thread set for itself is also what threads started later would begin with.
-            torch.set_num_threads(torch.get_num_threads())
+        with (
+            one_core_threads(1) as thread,
+            closing(in_order(thread, lambda _: next(items, _END), repeat(None), depth)) as made,
+        ):
+            while (item := next(made)) is not _END:
+                yield item
+                del item
+
+
+@contextmanager
+def one_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads in which torch computes on one core each."""
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        # What a thread sets for itself is also what threads started later would begin with.
+        torch.set_num_threads(torch.get_num_threads())

@@ -3,26 +3,29 @@
 Legend: M channels (0 = background), h w cells of the feature grid, H W pixels.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from core.errors import UserError
+from core.schema import Propagation
 
 #: channels that are resized to the video's size at a time: bounds the memory with many objects
 CHANNELS = 8
 HD = {(1080, 1920), (816, 1920)}
 
 
-def working_size(height, width, cfg):
+def working_size(height: int, width: int, cfg: Propagation) -> tuple[int, int]:
     """Size (H, W) at which a frame goes through the network.
 
-    Raises UserError where nothing is left after rounding down to cfg.multiple, or where that is null.
+    Raises UserError where nothing is left after rounding down to cfg.multiple, or where cfg.multiple is null.
     """
     if cfg.multiple is None:
-        raise UserError("propagation.multiple = null: ask config.propagation_on, which fills it in")
+        raise UserError("propagation.multiple = null: must be a number here; Tracker takes the network's cell size")
     given = f"{width}x{height}"
     if cfg.hd_to_720 and (height, width) in HD:
         height, width = 720, 1280
@@ -41,14 +44,14 @@ def working_size(height, width, cfg):
     return height, width
 
 
-def to_grid(ids, channels, size, device):
+def to_grid(ids: np.ndarray, channels: list[int], size: Sequence[int], device: str | torch.device) -> Tensor:
     """One-hot masks of some ids on the feature grid.
 
-    ids: uint8 array [H,W]; channels: the ids wanted, 0 = background.  Returns [M,h,w] in [0,1], size = (h, w).
+    ids: uint8 [H,W]; channels: the id of each channel, 0 = background.  Returns [M,h,w] in [0,1], size = (h, w).
     """
-    ids = torch.as_tensor(ids, device=device)
+    on_device = torch.as_tensor(ids, device=device)
     shrink = lambda mask: F.interpolate(mask[None, None].float(), size, mode="bilinear", align_corners=True)
-    return torch.cat([shrink(ids == channel)[0] for channel in channels])
+    return torch.cat([shrink(on_device == channel)[0] for channel in channels])
 
 
 def to_ids(soft_Mhw, ids, size, working, cfg):
@@ -71,20 +74,16 @@ def nearest(ids, size):
 
 
 def _winner(soft_Mhw, ids, size, align_corners, min_max):
-    """Id of the largest channel at every pixel, the first one where several are.  Channels pass a few at a time."""
-    best = winner = None
+    """The id of the largest channel at every pixel, of equal ones the first.  Channels are resized a few at a time."""
+    best, winner = soft_Mhw.new_full(size, -torch.inf), ids.new_zeros(size)
     for first in range(0, len(soft_Mhw), CHANNELS):
         part = soft_Mhw[None, first : first + CHANNELS]
         part = F.interpolate(part, size, mode="bilinear", align_corners=align_corners)[0]
         if min_max:
             part = stretched(part)
         value, channel = part.max(0)
-        found = ids[first + channel]
-        if best is None:
-            best, winner = value, found
-        else:
-            winner = torch.where(value > best, found, winner)
-            best = torch.maximum(value, best)
+        winner = torch.where(value > best, ids[first + channel], winner)
+        best = torch.maximum(value, best)
     return winner
 
 

@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.schema import Propagation
 from core.suggest import suggestion
 from labelprop.backends import choose
-from labelprop.video import Video, as_ids, landed, segment_video
+from labelprop.video import Video, as_ids, landed
 
 BATCH = {"cpu": 1, "cuda": 4}  # frames through the network at a time; a CPU gains nothing by more
 AHEAD = 2  # batches that are read in advance
@@ -65,9 +65,7 @@ class Tracker:
         objects of later masks are read from the feature grid at once.
         Close the generator to stop early.  Raises UserError for masks and frames that do not fit.
         """
-        return segment_video(
-            frames, masks, self.features, self.propagation, self.backend, self.device, self.batch, AHEAD
-        )
+        return self._new_video().segment(frames, masks, self.batch, AHEAD)
 
     def step(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Ids of the next frame, uint8 [H,W], of a video that comes frame by frame.
@@ -82,7 +80,10 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget the video of `step`: its next frame is the first of another one."""
-        self._video = Video(self.features, self.propagation, self.backend, self.device)
+        self._video = self._new_video()
+
+    def _new_video(self):
+        return Video(self.features, self.propagation, self.backend, self.device)
 
     @torch.no_grad()
     def features(self, frames: torch.Tensor) -> torch.Tensor:

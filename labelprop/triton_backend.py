@@ -4,6 +4,7 @@ Legend: D feature dimensions, h w cells of the feature grid, k = top_k.
 """
 
 import itertools
+import math
 import statistics
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,23 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.schema import Propagation
 from labelprop import triton_kernel, walk
 
 CELLS, BLOCK = triton_kernel.CELLS.value, triton_kernel.BLOCK.value
 SCRATCH = 2**26  # maxima in memory at a time, about
 
 
-@dataclass(frozen=True)
 class Frame:
-    """Features as the kernels want them.
+    """Features of unit norm over D as the kernels want them.
 
     full [h,w,D] fp32; half [h,w,D'] fp16, padded with zeros to a multiple of BLOCK; lost: length of the longest vector
     that rounding to half took from a cell, a tensor of one number.
     """
 
-    full: Tensor
-    half: Tensor
-    lost: Tensor
+    def __init__(self, features_hwD: Tensor, first: "Frame | None"):
+        self.full = features_hwD.float().contiguous()
+        half = self.full.half()
+        self.lost = (self.full - half).norm(dim=-1).amax()
+        extra = -self.full.shape[-1] % BLOCK
+        self.half = F.pad(half, (0, extra)) if extra else half
+
+
+#: the engine's prepare(features, first)
+prepare = Frame
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,29 @@ class Shape:
 SHAPES = (Shape(128, 128, 8, 3, 128), Shape(128, 128, 8, 4), Shape(64, 128, 4, 3), Shape(128, 256, 8, 3))
 
 
-@dataclass(frozen=True)
 class Plan:
-    """A grid cut into tiles, as int32 tensors.
+    """The grid cut into the tiles, of Q cells at most, that together have the fewest candidates; as int32 tensors.
 
     queries [tiles,Q]: the cells of a tile, then -1.  near [tiles,chunks*P/CELLS]: the groups of CELLS cells that the
     windows of a tile touch, then numbers past the grid.  filled [tiles]: chunks of a tile that hold any group.
     """
 
-    queries: Tensor
-    near: Tensor
-    filled: Tensor
+    def __init__(self, h: int, w: int, cfg: Propagation, Q: int, P: int, device: torch.device):
+        cells = torch.arange(h * w).view(h, w)
+        queries, near = [], []
+        for tile in _tiles(h, w, cfg, Q):
+            inside = ~walk.outside_window(tile, cfg).all(1)
+            queries.append(cells[tile.queries].flatten())
+            near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
+        chunks = [-(-len(groups) * CELLS // P) for groups in near]
+        padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
+        tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
+        self.queries, self.near, self.filled = (table.to(device, torch.int32) for table in tables)
 
 
-@dataclass(frozen=True)
+_plan = lru_cache(maxsize=64)(Plan)
+
+
 class Work:
     """The search for one frame.
 
@@ -69,32 +86,20 @@ class Work:
     may be wrong, a tensor of one number.  frames, groups: how many there are.
     """
 
-    query: Frame
-    halves: Tensor
-    fulls: Tensor
-    own_frames: Tensor
-    slack: Tensor
-    frames: int
-    groups: int
-    cfg: object
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the maxima of a query stand: a column for each chunk of each slot, the open slots last.
-
-    A slot is a context frame or a reference.  near_slots have a window, and near_chunks chunks each; the slots of
-    references that are searched as a whole are open_slots, with open_chunks each.
-    """
-
-    near_slots: int
-    open_slots: int
-    near_chunks: int
-    open_chunks: int
-
-    @property
-    def columns(self):
-        return self.near_slots * self.near_chunks + self.open_slots * self.open_chunks
+    def __init__(self, query: Frame, context: list[Frame], groups: list[walk.Group], cfg: Propagation):
+        self.query, self.cfg = query, cfg
+        self.frames, self.groups = len(context), len(groups)
+        D, device = query.full.shape[-1], query.full.device
+        frames = [query, *context, *(group.reference for group in groups)]
+        halves, fulls = ([getattr(frame, name).data_ptr() for frame in frames] for name in ("half", "full"))
+        own_frames = [group.frames for group in groups]
+        table = torch.tensor(
+            [halves, fulls, own_frames + [0] * (len(frames) - len(groups))], pin_memory=device.type == "cuda"
+        )
+        # From pinned memory the host need not wait for the copy.
+        self.halves, self.fulls, self.own_frames = table.to(device, non_blocking=True)
+        # What rounding took from two vectors (1% for norms that are not quite 1), and from the sums of their products.
+        self.slack = 2.02 * torch.stack([frame.lost for frame in frames]).amax() + D * 2**-23
 
 
 @lru_cache
@@ -115,15 +120,6 @@ def obstacle(device):
     return None
 
 
-def prepare(features_hwD, first):
-    """Features of unit norm over D -> Frame."""
-    full = features_hwD.float().contiguous()
-    half = full.half()
-    lost = (full - half).norm(dim=-1).amax()
-    extra = -full.shape[-1] % BLOCK
-    return Frame(full, F.pad(half, (0, extra)) if extra else half, lost)
-
-
 @torch.no_grad()
 def match(query, context, groups, cfg):
     """As walk.match, on frames from `prepare`."""
@@ -142,83 +138,49 @@ def search(query, context, groups, cfg, shape=None):
     then its frames; missing ones score -inf.  The third result, int32 [groups,hw]: how many groups of cells were
     scored in fp32.
     """
-    work = _work(query, context[len(context) - groups[0].frames :], groups, cfg)
+    work = Work(query, context[len(context) - groups[0].frames :], groups, cfg)
     with torch.cuda.device_of(query.full):
         return _run(shape or _fastest(work), work)
 
 
-def _work(query, context, groups, cfg):
-    D, device = query.full.shape[-1], query.full.device
-    frames = [query, *context, *(group.reference for group in groups)]
-    halves, fulls = ([getattr(frame, name).data_ptr() for frame in frames] for name in ("half", "full"))
-    own_frames = [group.frames for group in groups]
-    table = [halves, fulls, own_frames + [0] * (len(frames) - len(groups))]
-    # Memory that is pinned: the host need not wait for the copy.
-    table = torch.tensor(table, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-    # What rounding took from two vectors (1% for norms that are not quite 1), and from the sums of their products.
-    slack = 2.02 * torch.stack([frame.lost for frame in frames]).amax() + D * 2**-23
-    return Work(query, *table, slack, len(context), len(groups), cfg)
-
-
 def _run(shape, work):
     """scores, cells, visits, as search returns them; as many tiles at a time as SCRATCH has room for."""
-    (h, w, _), device = work.query.full.shape, work.query.full.device
-    plan = _plan(h, w, work.cfg, shape.Q, shape.P, device)
-    layout = _layout(shape, work, plan)
+    (h, w, D), cfg, device = work.query.full.shape, work.cfg, work.query.full.device
+    plan = _plan(h, w, cfg, shape.Q, shape.P, device)
+    # A slot is a context frame or a reference, and open without a window.  A query has a column for each chunk of each
+    # slot, those of the open slots last.
+    near_chunks, open_chunks = plan.near.shape[1] * CELLS // shape.P, -(-h * w // shape.P)
+    near_slots, open_slots = work.frames, work.groups
+    if cfg.window_reference:
+        near_slots, open_slots, open_chunks = work.frames + work.groups, 0, 0
+    columns = near_slots * near_chunks + open_slots * open_chunks
+    chunks = _power_of_2((open_chunks or near_chunks) + work.frames * near_chunks)
     members = shape.P // CELLS
-    step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * layout.columns * members)))
-    tops = torch.empty(step * shape.Q, layout.columns, device=device)
-    maxima = torch.empty(step * shape.Q, layout.columns, members, device=device)
-    found = [
-        torch.empty(work.groups, work.cfg.top_k, h * w, device=device),
-        torch.empty(work.groups, work.cfg.top_k, h * w, dtype=torch.long, device=device),
-        torch.empty(work.groups, h * w, dtype=torch.int32, device=device),
-    ]
+    step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * columns * members)))
+    tops = torch.empty(step * shape.Q, columns, device=device)
+    maxima = torch.empty(step * shape.Q, columns, members, device=device)
+    tables = plan.queries, plan.near, plan.filled, maxima, tops
+    scores = torch.empty(work.groups, cfg.top_k, h * w, device=device)
+    found = scores, torch.empty_like(scores, dtype=torch.long), torch.empty_like(scores[:, 0], dtype=torch.int32)
+    # LIMIT: the largest distance inside the window, squared where it is ROUND
+    limit = {"square": cfg.radius, "disc": cfg.radius**2 - 1, "closed_disc": cfg.radius**2}[cfg.window]
+    constants = {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limit}
     for first in range(0, len(plan.queries), step):
         tiles = min(step, len(plan.queries) - first)
-        _launch_bound(shape, work, plan, layout, maxima, tops, first, tiles)
-        _launch_search(shape, work, plan, layout, maxima, tops, first, tiles, found)
+        triton_kernel.bound[(tiles * (near_chunks + open_chunks),)](
+            work.halves, *tables, first, tiles, near_slots, open_slots, near_chunks, open_chunks, h * w, w,
+            D=work.query.half.shape[-1], **constants,
+            num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
+        )  # fmt: skip
+        triton_kernel.search[(tiles * shape.Q, work.groups)](
+            work.fulls, *tables, work.own_frames, work.slack, *found,
+            first, work.frames, open_slots, near_chunks, open_chunks, h * w, w,
+            D=D, **constants, CHUNKS=chunks, BITS=max(8, (chunks * members - 1).bit_length()),
+            TOP_K=cfg.top_k, K=_power_of_2(cfg.top_k), TAKE=4,
+            # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
+            **({"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}),
+        )  # fmt: skip
     return found
-
-
-def _layout(shape, work, plan):
-    h, w, _ = work.query.full.shape
-    near_chunks = plan.near.shape[1] * CELLS // shape.P
-    if work.cfg.window_reference:
-        return Layout(work.frames + work.groups, 0, near_chunks, 0)
-    return Layout(work.frames, work.groups, near_chunks, -(-h * w // shape.P))
-
-
-def _launch_bound(shape, work, plan, layout, maxima, tops, first, tiles):
-    """Fills maxima and tops for some tiles: a program a tile and chunk."""
-    h, w, _ = work.query.full.shape
-    triton_kernel.bound[(tiles * (layout.near_chunks + layout.open_chunks),)](
-        work.halves, plan.queries, plan.near, plan.filled, maxima, tops, first, tiles,
-        layout.near_slots, layout.open_slots, layout.near_chunks, layout.open_chunks, h * w, w,
-        D=work.query.half.shape[-1], **_constants(shape, work.cfg),
-        num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
-    )  # fmt: skip
-
-
-def _launch_search(shape, work, plan, layout, maxima, tops, first, tiles, found):
-    """Fills what was found for the queries of some tiles: a program a query and group of objects."""
-    h, w, D = work.query.full.shape
-    chunks = _power_of_2((layout.open_chunks or layout.near_chunks) + work.frames * layout.near_chunks)
-    # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
-    options = {"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}
-    triton_kernel.search[(tiles * shape.Q, work.groups)](
-        work.fulls, plan.queries, plan.near, plan.filled, maxima, tops, work.own_frames, work.slack, *found, first,
-        work.frames, layout.open_slots, layout.near_chunks, layout.open_chunks, h * w, w,
-        D=D, **_constants(shape, work.cfg), CHUNKS=chunks,
-        BITS=max(8, (chunks * (shape.P // CELLS) - 1).bit_length()),
-        TOP_K=work.cfg.top_k, K=_power_of_2(work.cfg.top_k), TAKE=4, **options,
-    )  # fmt: skip
-
-
-def _constants(shape, cfg):
-    """What both kernels are compiled for; LIMIT: the largest distance inside the window, squared where it is ROUND."""
-    limits = {"square": cfg.radius, "disc": cfg.radius**2 - 1, "closed_disc": cfg.radius**2}
-    return {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limits[cfg.window]}
 
 
 def _power_of_2(n):
@@ -255,29 +217,12 @@ def _milliseconds(work, repeats=5):
     return statistics.median(a.elapsed_time(b) for a, b in zip(marks[2:], marks[3:]))
 
 
-@lru_cache(maxsize=64)
-def _plan(h, w, cfg, Q, P, device):
-    """The Plan of the tiles, of Q cells at most, that together have the fewest candidates."""
-    cells = torch.arange(h * w).view(h, w)
-    queries, near = [], []
-    for tile in _tiles(h, w, cfg, Q):
-        inside = ~walk.outside_window(tile, cfg).all(1)
-        queries.append(cells[tile.area].flatten())
-        near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
-    chunks = [-(-len(groups) * CELLS // P) for groups in near]
-    padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
-    tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
-    return Plan(*(table.to(device, torch.int32) for table in tables))
-
-
 def _tiles(h, w, cfg, Q):
     """Cuts the grid into tiles of Q cells at most, as high as makes the halos of all tiles together smallest."""
-    length = lambda cut: cut[1] - cut[0]
-    best = None
-    for high in range(1, min(h, Q) + 1):
+
+    def tiles(high):
         rows, columns = walk.cuts(h, high), walk.cuts(w, min(w, Q // high))
-        tiles = [walk.tile_at(r, c, h, w, cfg) for r, c in itertools.product(rows, columns)]
-        area = sum(length(tile.halo_rows) * length(tile.halo_columns) for tile in tiles)
-        if best is None or area < best[0]:
-            best = area, tiles
-    return best[1]
+        return [walk.tile_at(r, c, h, w, cfg) for r, c in itertools.product(rows, columns)]
+
+    area = lambda tiles: sum(math.prod(tile.halo_shape) for tile in tiles)
+    return min(map(tiles, range(1, min(h, Q) + 1)), key=area)

@@ -1,15 +1,11 @@
 """Label propagation on a GPU: exact, though all but a few candidates are seen in half precision only.
 
-Two kernels.  `bound` multiplies tiles of queries with the candidates of all frames in fp16 and keeps, of every CELLS
-neighbouring candidates, the largest score: not the affinity, but a quarter of it, in a scratch of bounded size.
-`search` takes one query and visits those groups from the largest score downwards.  It scores their cells again in fp32
-and stops at the certificate: no group is left that could hold a cell above the k-th best, for half precision errs by
-`slack` at most.  Most queries stop after little more than k groups; where scores crowd within the slack the search goes
-on, if need be through all candidates.  So every query takes the same path, and the host waits for nothing.
-
-What it costs in DUL's geometry (60x107 cells, D 512, 20 frames in a disc of 12 cells and an open one): 0.18 TFLOP in
-tiles of 128 queries by 128 cells, 0.2 ms at an H100's peak; 0.17 GB of maxima written, 0.05 ms; for a query about 12
-groups of 4 cells of 2 KB read, 0.6 GB in all, 0.1 ms from its L2 cache.  Estimates: no GPU has run it yet.
+The kernel `bound` multiplies tiles of queries with the candidates of all frames in fp16.  Of every CELLS neighbouring
+candidates, a group, it stores the largest score: a quarter of the affinity, in a scratch of bounded size.
+The kernel `search` visits the groups of one query from the largest score downwards, and scores their cells again in
+fp32.  Half precision errs by `slack` at most, so the search stops where no group left could hold a cell above the k-th
+best.  Most queries stop after little more than k groups; where scores crowd within the slack the search goes on, if
+need be through all candidates.  The host waits for nothing.
 
 Legend: D feature dimensions, h w cells of the feature grid.  A slot is a frame of the context or a reference.  A chunk
 is what one product looks at: P cells of one slot, in groups of CELLS that follow one another in the grid read row by

@@ -1,15 +1,19 @@
-"""A whole video: frames in, ids out, one at a time."""
+"""One video: frames in, ids out."""
 
 import warnings
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from core.errors import UserError
+from core.schema import Propagation
 from labelprop import pipeline
 from labelprop.context import Context
 from labelprop.readout import nearest, to_grid, to_ids, working_size
@@ -21,31 +25,81 @@ LANDING = 4
 
 
 class Video:
-    """One video as it comes: `batch` takes frames, `features` describes them, `step` gives the ids of the next one.
+    """One video.  `segment` takes all its frames; or `batch`, `features` and `step` take them as they come.
 
-    Arguments as for segment_video.
+    network: a function of frames, float32 RGB in [0,1] [B,3,height,width] at the working size, on the device.  It
+    returns their features [B,D,h,w], unit norm over D.  backend: as for labelprop.propagate.
     """
 
-    def __init__(self, network, cfg, backend, device):
-        self.network, self.cfg, self.device = network, cfg, device
+    def __init__(
+        self, network: Callable[[Tensor], Tensor], cfg: Propagation, backend: str = "auto",
+        device: str | torch.device = "cpu",
+    ):  # fmt: skip
+        self.network, self.cfg = network, cfg
+        self.device = torch.empty(0, device=device).device  # with its number: another thread's "cuda" may differ
         self.context = Context(cfg, backend)
-        self.size = None  # (H, W) of all its frames
-        self.t = 0  # of the next frame that `step` gives the ids of
-        self.ids, self.channels = [], None  # the id of each channel, as a list and as a tensor on the device
+        self.size: Any = None  # (H, W) of all its frames
+        self.working: Any = None  # (height, width) at which the network sees them
+        self.t = 0  # the frame whose ids `step` gives next
+        self.ids: list[int] = []  # the id of each channel
+        self.channels: Any = None  # the same as a tensor on the device
 
-    def batch(self, frames, first):
-        """B frames uint8 [H,W,3], from number `first` on -> float32 [B,3,h8,w8] at the working size, on the device."""
+    def segment(
+        self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], batch: int = 1, ahead: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yields the ids of every frame in order, uint8 [H,W].  frames, masks: as for Tracker.segment.
+
+        batch: frames through the network at a time.  ahead: batches that a thread reads, resizes and copies to the
+        device in advance.  Memory does not depend on the video's length.
+        """
+        masks = {t: as_ids(mask, t) for t, mask in masks.items()}
+        with closing(self._segmented(frames, masks, batch, ahead)) as results:
+            yield from landed(results, LANDING if self.device.type == "cuda" else 0)
+        late = sorted(t for t in masks if t >= self.t)
+        if late:
+            warnings.warn(f"masks given for frames {late}, but the video has {self.t} frames", stacklevel=2)
+
+    def _segmented(self, frames, masks, batch, ahead):
+        """The ids of every frame, as `step` returns them.  Keeps no frame."""
+        with closing(pipeline.ahead(self._batches(iter(frames), batch), ahead)) as batches:
+            for inputs in batches:
+                features_BDhw = self.features(inputs)
+                del inputs
+                for features_Dhw in features_BDhw:
+                    yield self.step(features_Dhw, masks.get(self.t))
+                    del features_Dhw
+                del features_BDhw
+
+    def _batches(self, frames, batch):
+        """The inputs of the network, `batch` frames at a time."""
+        t = 0
+        while chosen := list(islice(frames, batch)):
+            inputs = self.batch(chosen, t)
+            t += len(chosen)
+            del chosen
+            yield inputs
+            del inputs
+
+    def batch(self, frames: list[np.ndarray], first: int) -> Tensor:
+        """The input of the network for frames uint8 [H,W,3], the first of which has the number `first`."""
         for t, frame in enumerate(frames, first):
             size = _frame_size(frame, t)
-            self.size = self.size or size
+            if self.size is None:
+                self.size, self.working = size, working_size(size[0], size[1], self.cfg)
             if size != self.size:
                 raise UserError(
                     f"frame {t} is {_text(size)}, the frames before it {_text(self.size)}: "
                     "all frames of a video must have one size; split the video there"
                 )
-        return _inputs(frames, working_size(*self.size, self.cfg), self.device)
+        inputs = torch.from_numpy(np.stack(frames))
+        if self.device.type == "cuda":
+            inputs = inputs.pin_memory().to(self.device, non_blocking=True)
+        inputs = inputs.permute(0, 3, 1, 2).float() / 255
+        if self.size == self.working:
+            return inputs
+        return F.interpolate(inputs, self.working, mode="bilinear", align_corners=False)
 
-    def features(self, inputs):
+    def features(self, inputs: Tensor) -> Tensor:
         """Features [B,D,h,w] of a batch."""
         with torch.no_grad():
             features_BDhw = self.network(inputs)
@@ -60,72 +114,31 @@ class Video:
             )
         return features_BDhw
 
-    def step(self, features_Dhw, mask=None):
-        """Ids of the next frame [H,W]: an array, or a uint8 tensor on the device, perhaps not computed yet.
+    def step(self, features_Dhw: Tensor, mask: np.ndarray | None = None) -> np.ndarray | Tensor:
+        """Ids of the next frame, uint8 [H,W]: an array, or a tensor on the device, perhaps not computed yet.
 
-        mask: ids uint8 [H,W] that are given for this frame; those that are new begin here.
+        mask: ids uint8 [H,W] given for this frame; its new ids begin here.
         """
         t, mask = self.t, None if mask is None else _fitted(mask, self.t, self.size)
         new = self._new_ids(mask)
-        given = to_grid(mask, new, features_Dhw.shape[1:], self.device) if new else None
-        soft_Mhw = self.context.step(features_Dhw, given)
+        born_mhw = to_grid(mask, new, features_Dhw.shape[1:], self.device) if mask is not None and new else None
+        soft_Mhw = self.context.step(features_Dhw, born_mhw)
         self.t += 1
         if new:
             self.ids += new
             self.channels = torch.tensor(self.ids, dtype=torch.uint8, device=self.device)
         if soft_Mhw is None:
             return np.zeros(self.size, np.uint8)
-        if t == 0:
+        if t == 0 and mask is not None:
             return mask.copy()
-        return to_ids(soft_Mhw, self.channels, self.size, working_size(*self.size, self.cfg), self.cfg)
+        return to_ids(soft_Mhw, self.channels, self.size, self.working, self.cfg)
 
     def _new_ids(self, mask):
-        """Ids that a mask brings in; the first mask brings the background (0) along."""
+        """The ids that a mask brings in; the first mask brings the background (0) along."""
         if mask is None:
             return []
         new = [int(i) for i in np.unique(mask) if i and i not in self.ids]
         return new if self.ids else [0, *new]
-
-
-def segment_video(frames, given, features, cfg, backend="auto", device="cpu", batch=1, ahead=0):
-    """Carry given masks through a video.  Yields the ids of every frame in order, uint8 [H,W].
-
-    As Tracker.segment, for features as a function: float32 RGB in [0,1] [B,3,h8,w8] at the working size, on `device`
-    -> [B,D,h,w], unit norm over D.  It is called in order, with `batch` frames at most.  cfg: core.schema.Propagation.
-    ahead: batches that a thread reads from `frames`, resizes and copies to the device in advance.
-    Memory does not depend on the video's length.
-    """
-    device = torch.empty(0, device=device).device  # with its number: in another thread "cuda" may be another GPU
-    given = {t: as_ids(mask, t) for t, mask in given.items()}
-    video = Video(features, cfg, backend, device)
-    with closing(_segmented(video, frames, given, batch, ahead)) as results:
-        yield from landed(results, LANDING if device.type == "cuda" else 0)
-    late = sorted(t for t in given if t >= video.t)
-    if late:
-        warnings.warn(f"masks given for frames {late}, but the video has {video.t} frames", stacklevel=2)
-
-
-def _segmented(video, frames, given, batch, ahead):
-    """The ids of every frame, as Video.step returns them.  Keeps no frame."""
-    with closing(pipeline.ahead(_batches(video, frames, batch), ahead)) as batches:
-        for inputs in batches:
-            features_BDhw = video.features(inputs)
-            del inputs
-            for features_Dhw in features_BDhw:
-                yield video.step(features_Dhw, given.get(video.t))
-                del features_Dhw
-            del features_BDhw
-
-
-def _batches(video, frames, batch):
-    """Inputs of the network for `batch` frames at a time."""
-    frames, t = iter(frames), 0
-    while chosen := list(islice(frames, batch)):
-        inputs = video.batch(chosen, t)
-        t += len(chosen)
-        del chosen
-        yield inputs
-        del inputs
 
 
 def landed(results, lag=0):
@@ -156,22 +169,11 @@ def _arrived(ids, event):
     return ids.numpy().copy()  # page-locked memory is for passage, not to be kept
 
 
-def _inputs(frames, working, device):
-    """B frames uint8 [H,W,3] -> float32 [B,3,h8,w8] in [0,1] on the device."""
-    frames = torch.from_numpy(np.stack(frames))
-    if device.type == "cuda":
-        frames = frames.pin_memory().to(device, non_blocking=True)
-    frames = frames.permute(0, 3, 1, 2).float() / 255
-    if frames.shape[2:] == working:
-        return frames
-    return F.interpolate(frames, working, mode="bilinear", align_corners=False)
-
-
 def _frame_size(frame, t):
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
         what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise UserError(f"frame {t} is {what}: must be an RGB array, uint8 [H,W,3]")
-    return frame.shape[:2]
+    return frame.shape[0], frame.shape[1]
 
 
 def as_ids(mask, t):

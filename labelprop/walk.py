@@ -1,4 +1,4 @@
-"""The walk over a frame that two engines share: it cuts tiles, orders frames into slots and places the results.
+"""The walk over a frame, shared by two engines: it cuts tiles, orders frames into slots and places the results.
 
 The queries are cut into tiles.  The halo of a tile holds all cells that a window of its queries reaches.  A scorer
 compares a tile with its halo in all frames at once and selects the best candidates; windowed.Float32 and int8.Int8
@@ -7,11 +7,15 @@ are scorers, and `match` says what a scorer must have.
 Legend: P positions of a halo, Q queries of a tile, D feature dimensions, k = top_k, M channels.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from core.schema import Propagation
+from labelprop.pipeline import one_core_threads
 
 #: similarities of one tile in memory, at most (numbers, not bytes)
 TILE_SCORES = {"cpu": 2**24, "cuda": 2**28}
@@ -21,50 +25,43 @@ CHANNELS = 32
 
 @dataclass(frozen=True)
 class Group:
-    """Objects with the same reference frame, which vote together with the last `frames` frames of the context.
+    """Objects with one reference frame.  Their masks come from it and from the last `frames` frames of the context.
 
-    reference: as the engine prepares frames.  copies: the oldest of its context frames counts this often.
+    reference: as the engine prepares it.  copies: how often the oldest of these context frames counts.
     """
 
-    reference: object
+    reference: Any
     frames: int
     copies: int = 1
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries, and their halo.  Each field is (first, one past the last) row or column."""
+    """Queries and their halo, both as an index (rows, columns) into [h,w,...]."""
 
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    halo_rows: tuple[int, int]
-    halo_columns: tuple[int, int]
+    queries: tuple[slice, slice]
+    halo: tuple[slice, slice]
 
     @property
-    def area(self):
-        """The queries as an index into [h,w,...]."""
-        return slice(*self.rows), slice(*self.columns)
-
-    @property
-    def halo(self):
-        """The halo as an index into [h,w,...]."""
-        return slice(*self.halo_rows), slice(*self.halo_columns)
+    def halo_shape(self):
+        """Rows and columns of the halo."""
+        return tuple(cut.stop - cut.start for cut in self.halo)
 
 
 @torch.no_grad()
-def match(Scorer, query, context, groups, cfg):
+def match(Scorer: Any, query: Any, context: list, groups: list[Group], cfg: Propagation) -> list[tuple[Tensor, Tensor]]:
     """The top_k candidates of every query cell and their weights, for every group.
 
-    query; context: frames as the engine prepares them, oldest first, shared by all groups; groups: the one with most
-    frames first.  Returns for each group (weights [hw,k], rows sum to 1; cells [hw,k], flat indices into the list of
-    its reference, then its context frames).  Missing candidates weigh 0.
+    query, context: frames as the engine prepares them; context: oldest first, shared by all groups.  groups: the group
+    with most frames first.  Returns for each group weights [hw,k], whose rows sum to 1, and cells [hw,k], flat indices
+    into the list of the group's reference, then its context frames.  Missing candidates have weight 0.
 
     Each thread makes one Scorer(query, slots, cfg).  For every tile the walk calls
 
         begin(tile)           the queries change
         near(frames, slot)    score the halo in these frames; the scores go to slot, slot + 1, ...
-        best(frames, slot)    select for one group: frames are its reference and its context frames, `slot` is the
-                              first of its scores.  Returns similarities and cells, each [<=k,Q], sorted.
+        best(frames, slot)    select for one group: frames are its reference and its context frames, its scores begin
+                              at `slot`.  Returns similarities and cells, each [<=k,Q], sorted.
 
     Where the window applies to references, a group's reference takes the slot before its oldest context frame: only
     groups with more frames used that slot, and they come first.  Elsewhere `best` scores the whole reference.
@@ -96,17 +93,17 @@ def match(Scorer, query, context, groups, cfg):
 
 
 def _put(place, tile, best, copies, cfg):
-    """Writes the candidates of a tile, and their weights, into (weights, cells), each [h,w,k]."""
+    """Write the weights and cells of a tile's candidates into `place`: (weights, cells), each [h,w,k]."""
     weights, cells = place
     similarities, cell = best
     h, w, _ = cells.shape
     weight = weights_of(similarities, cell // (h * w) == 1, copies, cfg)
     for out, values in ((weights, weight), (cells, cell)):
-        area = out[tile.area]
-        area[..., : len(values)] = values.T.reshape(*area.shape[:2], -1)
+        part = out[tile.queries]
+        part[..., : len(values)] = values.T.reshape(*part.shape[:2], -1)
 
 
-def vote(weights, cells, labels):
+def vote(weights: Tensor, cells: Tensor, labels: list[Tensor]) -> Tensor:
     """Weighted mean of the labels at the chosen cells.  labels: a list of [hw,M].  Returns [hw,M].
 
     Channels are taken a few at a time, so that many objects cost no more memory than their masks.
@@ -121,7 +118,7 @@ def vote(weights, cells, labels):
 
 
 def weights_of(values_kQ, is_oldest_kQ, copies, cfg):
-    """Softmax over the kept similarities, sorted downwards; copies of the oldest frame fill places of the top_k."""
+    """Softmax over the kept similarities, largest first; copies of the oldest frame fill places of the top_k."""
     weights = ((values_kQ - values_kQ[:1]) / cfg.temperature).exp()
     if copies > 1:
         count = torch.where(is_oldest_kQ, copies, 1)
@@ -136,18 +133,16 @@ def reach(cfg):
 
 
 def tile_at(rows, columns, h, w, cfg):
-    """The tile of some rows and columns (first, one past the last); its halo is cut at the border of the grid."""
+    """The tile of some rows and columns, both slices; its halo is cut at the border of the grid."""
     far = reach(cfg)
-    around = lambda cut, length: (max(0, cut[0] - far), min(length, cut[1] + far))
-    return Tile(rows, columns, around(rows, h), around(columns, w))
+    around = lambda cut, length: slice(max(0, cut.start - far), min(length, cut.stop + far))
+    return Tile((rows, columns), (around(rows, h), around(columns, w)))
 
 
 def outside_window(tile, cfg, device=None):
-    """Which positions of a tile's halo lie outside the window of which query: bool [P,Q]."""
-    (dy, dx) = (
-        torch.arange(*halo, device=device)[:, None] - torch.arange(*queries, device=device)
-        for halo, queries in ((tile.halo_rows, tile.rows), (tile.halo_columns, tile.columns))
-    )
+    """bool [P,Q]: whether the position of the halo lies outside the window of the query."""
+    numbers = lambda cut: torch.arange(cut.start, cut.stop, device=device)
+    dy, dx = (numbers(halo)[:, None] - numbers(queries) for halo, queries in zip(tile.halo, tile.queries))
     dy, dx = dy[:, None, :, None], dx[None, :, None, :]
     if cfg.window == "square":
         outside = (dy.abs() > cfg.radius) | (dx.abs() > cfg.radius)
@@ -168,20 +163,18 @@ def tile_side(side, h, w, frames, device, cfg):
 
 
 def cuts(length, side):
-    """Cuts a length into parts of nearly the same size, `side` at most: (first, one past the last) of each."""
+    """Slices that cut a length into parts of nearly the same size, `side` at most."""
     parts = -(-length // side)
-    edges = [length * i // parts for i in range(parts + 1)]
-    return list(zip(edges, edges[1:]))
+    return [slice(length * i // parts, length * (i + 1) // parts) for i in range(parts)]
 
 
 def on_all_cores(work, items, device):
-    """Calls work(queue) in one Python thread a core; all threads take from one queue of items.
+    """Call work(queue) in one Python thread for each core; all threads take their items from one queue.
 
     Torch's own threads inside one small product give half the speed of one product per core side by side.
     """
     queue = iter(items)  # next() on a list's iterator is atomic
-    cores = torch.get_num_threads()
-    threads = min(cores, len(items))
+    threads = min(torch.get_num_threads(), len(items))
     if device.type != "cpu" or threads == 1:
         work(queue)
         return
@@ -192,10 +185,6 @@ def on_all_cores(work, items, device):
         with torch.inference_mode(inference), torch.no_grad():
             work(queue)
 
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for job in [pool.submit(alone) for _ in range(threads)]:
-                job.result()
-    finally:
-        # What a worker set for itself is also what threads started later would begin with.
-        torch.set_num_threads(cores)
+    with one_core_threads(threads) as pool:
+        for job in [pool.submit(alone) for _ in range(threads)]:
+            job.result()

@@ -39,10 +39,9 @@ class Float32:
 
     def begin(self, tile):
         self.tile = tile
-        self.queries_DQ = self.query[tile.area].flatten(0, 1).T
+        self.queries_DQ = self.query[tile.queries].flatten(0, 1).T
         self.outside_PQ = walk.outside_window(tile, self.cfg, self.query.device)
-        rows, columns = (b - a for a, b in (tile.halo_rows, tile.halo_columns))
-        shape = self.slots, rows, columns, self.queries_DQ.shape[1]
+        shape = self.slots, *tile.halo_shape, self.queries_DQ.shape[1]
         if self.memory.numel() < math.prod(shape):
             self.memory = self.query.new_empty(math.prod(shape))
         self.scores = self.memory[: math.prod(shape)].view(shape)
@@ -71,11 +70,11 @@ class Float32:
 
     def _best_near(self, slot):
         """The best cells of the halo in all slots from `slot` on."""
-        (y0, _), (x0, x1) = self.tile.halo_rows, self.tile.halo_columns
+        (_, columns), (y0, x0) = self.tile.halo_shape, (cut.start for cut in self.tile.halo)
         h, w, _ = self.query.shape
         values, n, position = _select(self.scores[slot:].flatten(1, 2), self.outside_PQ, self.cfg.top_k)
         n = n if self.cfg.window_reference else n + 1  # the list begins with the reference, which has no slot then
-        y, x = y0 + position // (x1 - x0), x0 + position % (x1 - x0)
+        y, x = y0 + position // columns, x0 + position % columns
         return values, (n * h + y) * w + x
 
 

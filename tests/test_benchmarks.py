@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import inference, metrics, pack, scaling, timing, workload
 from core.palette import write_indexed
-from labelprop.reference import inside_window
+from tests.reference import inside_window
 
 NAMES = sorted(path.stem for path in Path(metrics.__file__).parent.glob("*.py"))
 

@@ -187,9 +187,9 @@ def test_lists_and_youtube_vos(program, data, tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (("--key", "res5"), "layer = 'res5': must be one of"),
+        (("--key", "res5"), "--key: layer = 'res5': must be one of"),
         (("--sequences", "pear"), "sequence 'pear' does not exist, did you mean 'pair'"),
-        (("--max-side", "1"), "max_side = 1: must be 16 or more"),
+        (("--max-side", "1"), "--max-side: propagation.max_side = 1: must be 16 or more"),
         (("--set", "propagation.topk=3"), "did you mean 'top_k'"),
     ],
 )

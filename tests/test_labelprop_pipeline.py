@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from core.errors import UserError
-from labelprop import segment_video
 from labelprop.pipeline import ahead, in_order
 from labelprop.video import landed
-from tests.test_labelprop_video import DUL, INO, colours, moving
+from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
 
 @pytest.fixture(autouse=True)

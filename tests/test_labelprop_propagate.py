@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.schema import Propagation
-from labelprop import backends, int8, propagate, reference, walk, windowed
+from labelprop import backends, int8, propagate, walk, windowed
+from tests import reference
 
 DISC = {"window": "disc", "window_reference": False, "temperature": 0.05, "top_k": 10, "repeat_reference": True}
 SQUARE = {"window": "square", "window_reference": True, "temperature": 0.1, "top_k": 5, "repeat_reference": False}
@@ -167,7 +168,7 @@ def test_int8_error_is_within_what_it_allows_for():
     features = F.normalize(torch.randn(2, 40, 50, 96, generator=torch.Generator().manual_seed(0)).relu() ** 2, dim=-1)
     key = int8.prepare(features[0], None)
     scorer = int8.Int8(int8.prepare(features[1], key), 1, protocol(DISC))
-    scorer.begin(walk.tile_at((0, 12), (0, 12), 40, 50, protocol(DISC)))
+    scorer.begin(walk.tile_at(slice(0, 12), slice(0, 12), 40, 50, protocol(DISC)))
     queries, scores = scorer.queries, scorer._whole(key).scores.view(40 * 50, -1)
     error = scores * queries.scale + queries.shift - key.features.flatten(0, 1) @ queries.features
     sigmas = error.abs() / queries.doubt([key]) * int8.DOUBT

@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.palette import read_ids
 from core.schema import Propagation
 from labelprop import runner
-from labelprop.video import segment_video
+from labelprop.video import Video
 
 SIZE = (48, 64)
 CFG = Propagation(
@@ -62,7 +62,7 @@ def colours(frames):
 
 def tracker(features, layer="x"):
     """Stands in for a Tracker: propagates these features."""
-    segment = lambda frames, masks: segment_video(frames, masks, features, CFG, ahead=2)
+    segment = lambda frames, masks: Video(features, CFG).segment(frames, masks, ahead=2)
     return SimpleNamespace(layer=layer, device=torch.device("cpu"), segment=segment)
 
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from core import protocols
 from core.errors import UserError
-from labelprop import Tracker, segment_video
+from labelprop import Tracker
 from tests.test_labelprop_pipeline import counting_frames, settled
-from tests.test_labelprop_video import DUL, INO, colours, moving
+from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
 
 @pytest.fixture(autouse=True)

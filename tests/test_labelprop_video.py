@@ -12,9 +12,11 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.schema import Propagation
-from labelprop import propagate, segment_video
+from labelprop import propagate
 from labelprop.context import Context, context_of
 from labelprop.readout import nearest, stretched, to_grid, to_ids, working_size
+from labelprop.video import Video
+from tests import reference  # noqa: F401  (backend="reference")
 
 DUL = Propagation("disc", 4, False, 0.05, 10, 20, True)
 INO = Propagation("square", 6, True, 0.1, 5, 10, False, readout="grid", min_max=True, multiple=8)
@@ -24,6 +26,10 @@ YTVOS = replace(INO, min_max=False, hd_to_720=True)
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)  # on such small grids two threads wait for one another
+
+
+def segment_video(frames, given, network, cfg, backend="auto", device="cpu", batch=1, ahead=0):
+    return Video(network, cfg, backend, device).segment(frames, given, batch, ahead)
 
 
 def colours(frames):
@@ -99,7 +105,7 @@ def test_segments_what_moves():
 
 
 def test_copies_of_the_reference_are_counted_as_if_they_stood_in_the_list():
-    """segment_video's weights for repeats against real copies, frame by frame."""
+    """The weights for repeats against real copies, frame by frame."""
     rng = torch.Generator().manual_seed(0)
     cfg = replace(DUL, context=5, top_k=7)
     features = F.normalize(torch.randn(9, 12, 10, 11, generator=rng, dtype=torch.float64), dim=1)
@@ -310,7 +316,7 @@ def test_features_that_are_no_numbers_are_told(ahead):
 
 
 def test_what_leaves_no_working_size_is_refused():
-    with pytest.raises(UserError, match="propagation.multiple = null: .*propagation_on"):
+    with pytest.raises(UserError, match="propagation.multiple = null: .*Tracker"):
         working_size(100, 100, replace(INO, multiple=None))
     with pytest.raises(UserError, match="100x5 pixels.*multiple = 8"):
         working_size(5, 100, INO)

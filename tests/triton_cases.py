@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from core.schema import Propagation
-from labelprop import propagate, reference, segment_video, triton_backend, walk, windowed
+from labelprop import propagate, triton_backend, walk, windowed
 from labelprop.backends import prepared, propagate_groups
+from labelprop.video import Video
+from tests import reference
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a GPU")
@@ -187,7 +189,7 @@ def test_a_video_is_segmented_as_by_the_other_backends():
     rng = np.random.default_rng(0)
     frames = [(ids[..., None] + rng.integers(0, 50, (24, 32, 3))).astype(np.uint8) for _ in range(4)]
     given = {0: np.where(ids == 7, 7, 0), 1: ids}
-    segment = lambda backend: np.stack(list(segment_video(frames, given, colours, DUL, backend, DEVICE)))
+    segment = lambda backend: np.stack(list(Video(colours, DUL, backend, DEVICE).segment(frames, given)))
     ours, theirs = segment("triton"), segment("windowed")
     assert (ours == theirs).mean() > 0.999
     assert [set(np.unique(x)) for x in ours[:3]] == [{0, 7}, {0, 7, 200}, {0, 7, 200}]

@@ -1,13 +1,18 @@
 """Label propagation as it is defined: dense, readable, in any dtype.  In float64 it is the truth of the tests.
 
-Legend: N frames (0 = the reference), M channels, D feature dimensions, h w cells of the feature grid.
+Importing this file makes it an engine of labelprop: backend="reference".
+Legend: h w cells of the feature grid.
 """
+
+import sys
 
 import torch
 
+from labelprop import backends
+
 
 def inside_window(h, w, cfg, device=None):
-    """Which cells lie in the window around which.  Returns bool [hw (query), hw (key)]; cut at the border."""
+    """bool [hw (query), hw (key)]: whether the key cell lies in the query cell's window."""
     y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     dy, dx = (c.reshape(-1, 1) - c.reshape(1, -1) for c in (y, x))
     if cfg.window == "disc":
@@ -23,7 +28,7 @@ def prepare(features_hwD, first):
 
 
 def match(query, context, groups, cfg):
-    """The top_k candidates of every cell and their weights, as windowed.match returns them.
+    """The top_k candidates of every cell and their weights, as walk.match returns them.
 
     The whole affinity stands in memory, N * (hw)^2 numbers: for small grids.
     """
@@ -43,3 +48,6 @@ def match(query, context, groups, cfg):
         frame = torch.tensor(order, device=query.device)[where // (h * w)]
         found.append((best.softmax(dim=1), frame * h * w + where % (h * w)))
     return found
+
+
+backends.BACKENDS["reference"] = sys.modules[__name__]
