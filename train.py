@@ -12,7 +12,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import yaml
 
 import models
@@ -74,10 +73,7 @@ def train(run, loader, validation, book):
     config, told, end = run.config, run.config.log, last_step(run.config, loader)
     epoch, several = loader.steps_per_epoch, distributed.world_size() > 1
     every, total = config.validation.every_epochs * epoch, config.schedule.epochs * epoch
-    model = run.method
-    if several:
-        devices = [run.device] if run.device.type == "cuda" else None
-        model = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    model = distributed.averaged(run.method, run.device) if several else run.method
     bad_before, meter = run.bad_clips, Meter()
     book.line(f"steps {run.step} to {end}, {epoch} an epoch, on {run.device}")
     with loader.serve(run.step, end) as batches, Stop() as stop:

@@ -62,6 +62,12 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+def averaged(module, device):
+    """The module, whose gradients become the means over all ranks in the backward pass."""
+    devices = [device] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(module, device_ids=devices)
+
+
 def gather(rows: torch.Tensor) -> torch.Tensor:
     """The rows of all ranks, [world * n, ...] in rank order, with gradient to every rank's rows.
 
