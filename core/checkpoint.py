@@ -39,6 +39,7 @@ def save_weights(path, tensors, metadata):
     path = Path(path)
     with replacing(path) as part:
         safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+    path.chmod(0o644)  # safetensors makes files for their owner alone
     sums = {**_sums_beside(path), path.name: _sha256(path)}
     with replacing(path.with_name(SUMS)) as part:
         part.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from core import checkpoint
+from core import checkpoint, strict
 from core import config as configuration
 from core.errors import UserError
 from core.schema import RunConfig
@@ -84,24 +84,26 @@ def give_away(source: str | Path, path: str | Path) -> None:
         raise UserError(f"{source}: is no checkpoint of this project; name a best.pth or last.pth")
     extractor = load(source)
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in extractor.state_dict().items()}
-    metadata = {
-        "config": json.dumps(content["config"]),
-        "protocol": extractor.protocol,
-        "layer": extractor.layers[0],
-        "step": str(content["step"]),
-        "revision": content["revision"],
-    }
+    parts = {part: content["config"][part] for part in ("method", "protocol", "propagation")}
+    metadata = {"network": json.dumps(parts), "step": str(content["step"]), "revision": content["revision"]}
     checkpoint.save_weights(path, tensors, metadata)
 
 
 def _given_away(path):
     """The network that `give_away` wrote."""
     tensors, metadata = checkpoint.load_weights(path)
-    if "config" not in metadata:
-        raise UserError(f"{path}: has no configuration of this project in its metadata; see timm:NAME@FILE")
-    described = configuration.from_dict(json.loads(metadata["config"]), CONFIGS, source=f"{path} (config)")
+    if "network" not in metadata:
+        raise UserError(f"{path}: is not of this project; weights of a network of timm are timm:NAME@{path}")
+    parts = json.loads(metadata["network"])
+    method = METHODS[parts["method"]["name"]]
+
+    def make():
+        extractor = method.Method(strict.build(method.Config, parts["method"], "method")).extractor
+        extractor.protocol, extractor.changes = parts["protocol"], parts["propagation"]
+        return extractor.eval()
+
     single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    return _filled(lambda: _extractor(build(described), described), single, path)
+    return _filled(make, single, path)
 
 
 def _filled(make, state, source):
