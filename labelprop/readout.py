@@ -38,6 +38,7 @@ def working_size(height: int, width: int, cfg: Propagation) -> tuple[int, int]:
         up = lambda side: -(-side // cfg.multiple) * cfg.multiple
         old = min(height, width)
         short = up(cfg.short_side or old)
+        # the long side in proportion to the short one as rounded, in whole numbers: floats could pass a cell's edge
         height, width = (up(-(-side * short // old)) for side in (height, width))
     elif cfg.short_side is not None:
         scale = cfg.short_side / min(height, width)
