@@ -6,7 +6,7 @@ refused.  The section `method` is described by the method's own module.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from core.errors import UserError
 
@@ -49,7 +49,8 @@ def multiple_of(unit: int, least: int) -> Limit:
 class Section:
     """A part of a configuration.  Raises UserError naming key, value and what is allowed.
 
-    Subclasses put limits into Annotated[...]; None is exempt from them.  What concerns several keys stands in `check`.
+    Subclasses put limits into Annotated[...], from which None is exempt, and choices into Literal[...].  What concerns
+    several keys stands in `check`.
     """
 
     def __post_init__(self):
@@ -57,6 +58,9 @@ class Section:
             for limit in getattr(hint, "__metadata__", ()):
                 value = getattr(self, key)
                 self.require(key, value is None or limit.holds(value), limit.allowed)
+            if get_origin(hint) is Literal:
+                allowed = get_args(hint)
+                self.require(key, getattr(self, key) in allowed, f"one of {', '.join(map(repr, allowed))}")
         self.check()
 
     def check(self) -> None:
@@ -177,10 +181,13 @@ class Propagation(Section):
     context: frames before the query that vote besides the reference.  repeat_reference: indices before the
     group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
     readout: "smooth" = soft mask bilinear (align_corners) to the video's size, argmax (DUL, CRW);
-    "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO).
-    min_max: every channel stretched to [0, 1] before the argmax ("grid" only).
-    short_side: frames resized to this short side first, or null = native.  multiple: both sides rounded
-    down to a multiple, null = of the network's cells.
+    "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO); "nearest" = nearest
+    to the video's size, argmax, and nearest from the given mask to the grid instead of bilinear (DINOv3).
+    min_max: every channel stretched to [0, 1] before the argmax (not with "smooth").
+    short_side: frames resized to this short side first, or null = native.  multiple: both sides become
+    multiples of it, null = of the network's cells.  rounding: "down", or "up" = the short side up, and the long one,
+    in proportion to that, too.
+    resize: "bilinear" on the device, or "bicubic" of the 8-bit picture, as Pillow computes it, antialiased.
     hd_to_720: 1920x1080 and 1920x816 frames first become 1280x720 (INO, YouTube-VOS).
     max_side: what is still larger than this is resized to it, for memory and time; null = whatever comes.
     """
@@ -192,17 +199,17 @@ class Propagation(Section):
     top_k: Annotated[int, at_least(1)]
     context: Annotated[int, at_least(0)]
     repeat_reference: bool
-    readout: Literal["smooth", "grid"] = "smooth"
+    readout: Literal["smooth", "grid", "nearest"] = "smooth"
     min_max: bool = False
     short_side: Annotated[int | None, at_least(16)] = None
     multiple: Annotated[int | None, at_least(1)] = 1
+    rounding: Literal["down", "up"] = "down"
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
     hd_to_720: bool = False
     max_side: Annotated[int | None, at_least(16)] = None
 
     def check(self):
-        self.require("window", self.window in ("disc", "closed_disc", "square"), "disc, closed_disc or square")
         self.require("radius", self.radius >= 1 or self.window != "disc", "1 or more for a disc")
-        self.require("readout", self.readout in ("smooth", "grid"), "'smooth' or 'grid'")
         self.require("min_max", not (self.min_max and self.readout == "smooth"), "false with readout 'smooth'")
         least = self.multiple or 1
         self.require("max_side", self.max_side is None or self.max_side >= least, f"{least} or more, or null")

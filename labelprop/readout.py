@@ -5,6 +5,7 @@ Legend: M channels (0 = background), h w cells of the feature grid, H W pixels.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from core.schema import Propagation
 #: channels that are resized to the video's size at a time: bounds the memory with many objects
 CHANNELS = 8
 HD = {(1080, 1920), (816, 1920)}
+#: by Propagation.readout: how a given mask comes to the grid, and soft masks to pixels
+ALIGNED: dict[str, Any] = {"mode": "bilinear", "align_corners": True}
+TO_GRID = {"smooth": ALIGNED, "grid": ALIGNED, "nearest": {"mode": "nearest-exact"}}
+TO_PIXELS = {"smooth": ALIGNED, "grid": {"mode": "bilinear"}, "nearest": {"mode": "nearest"}}
 
 
 def working_size(height: int, width: int, cfg: Propagation) -> tuple[int, int]:
@@ -29,7 +34,13 @@ def working_size(height: int, width: int, cfg: Propagation) -> tuple[int, int]:
     given = f"{width}x{height}"
     if cfg.hd_to_720 and (height, width) in HD:
         height, width = 720, 1280
-    if cfg.short_side is not None:
+    if cfg.rounding == "up":
+        up = lambda side: -(-side // cfg.multiple) * cfg.multiple
+        old = min(height, width)
+        short = up(cfg.short_side or old)
+        # the long side in proportion to the short one as rounded, in whole numbers: floats could pass a cell's edge
+        height, width = (up(-(-side * short // old)) for side in (height, width))
+    elif cfg.short_side is not None:
         scale = cfg.short_side / min(height, width)
         # the short side exactly, the long one rounded down
         height, width = (
@@ -44,13 +55,15 @@ def working_size(height: int, width: int, cfg: Propagation) -> tuple[int, int]:
     return height, width
 
 
-def to_grid(ids: np.ndarray, channels: list[int], size: Sequence[int], device: str | torch.device) -> Tensor:
+def to_grid(
+    ids: np.ndarray, channels: list[int], size: Sequence[int], cfg: Propagation, device: str | torch.device
+) -> Tensor:
     """One-hot masks of some ids on the feature grid.
 
     ids: uint8 [H,W]; channels: the id of each channel, 0 = background.  Returns [M,h,w] in [0,1], size = (h, w).
     """
     on_device = torch.as_tensor(ids, device=device)
-    shrink = lambda mask: F.interpolate(mask[None, None].float(), size, mode="bilinear", align_corners=True)
+    shrink = lambda mask: F.interpolate(mask[None, None].float(), size, **TO_GRID[cfg.readout])
     return torch.cat([shrink(on_device == channel)[0] for channel in channels])
 
 
@@ -61,9 +74,9 @@ def to_ids(soft_Mhw, ids, size, working, cfg):
     the frames that the network saw.
     """
     ids = torch.as_tensor(ids, dtype=torch.uint8, device=soft_Mhw.device)
-    if cfg.readout == "smooth":
-        return _winner(soft_Mhw, ids, size, align_corners=True, min_max=False)
-    return nearest(_winner(soft_Mhw, ids, working, align_corners=False, min_max=cfg.min_max), size)
+    if cfg.readout == "grid":
+        return nearest(_winner(soft_Mhw, ids, working, cfg), size)
+    return _winner(soft_Mhw, ids, size, cfg)
 
 
 def nearest(ids, size):
@@ -73,26 +86,25 @@ def nearest(ids, size):
     return ids[rows[:, None], columns]
 
 
-def _winner(soft_Mhw, ids, size, align_corners, min_max):
+def _winner(soft_Mhw, ids, size, cfg):
     """The id of the largest channel at every pixel, of equal ones the first.  Channels are resized a few at a time."""
     best, winner = soft_Mhw.new_full(size, -torch.inf), ids.new_zeros(size)
     for first in range(0, len(soft_Mhw), CHANNELS):
-        part = soft_Mhw[None, first : first + CHANNELS]
-        part = F.interpolate(part, size, mode="bilinear", align_corners=align_corners)[0]
-        if min_max:
-            part = stretched(part)
+        part = F.interpolate(soft_Mhw[None, first : first + CHANNELS], size, **TO_PIXELS[cfg.readout])[0]
+        if cfg.min_max:
+            part = stretched(part, constant=0 if cfg.readout == "nearest" else 1)
         value, channel = part.max(0)
         winner = torch.where(value > best, ids[first + channel], winner)
         best = torch.maximum(value, best)
     return winner
 
 
-def stretched(masks_MHW):
-    """Every channel stretched to [0,1] where its maximum is above 0; a constant one stays as it is.
+def stretched(masks_MHW, constant=1):
+    """Every channel stretched to [0,1] where its maximum is above 0; a constant one is multiplied by `constant`.
 
-    The authors' code divides 0 by 0 there.
+    INO's and DINO's code divides 0 by 0 there; DINOv3's makes it 0.
     """
     low, high = masks_MHW.amin((1, 2), keepdim=True), masks_MHW.amax((1, 2), keepdim=True)
     # constant to rounding counts as constant
     varies = (high > 0) & (high - low > 1e-6 * high)
-    return torch.where(varies, (masks_MHW - low) / (high - low), masks_MHW)
+    return torch.where(varies, (masks_MHW - low) / (high - low), constant * masks_MHW)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from core.errors import UserError
@@ -91,11 +92,14 @@ class Video:
                     f"frame {t} is {_text(size)}, the frames before it {_text(self.size)}: "
                     "all frames of a video must have one size; split the video there"
                 )
+        if self.cfg.resize == "bicubic" and self.size != self.working:
+            sides = self.working[::-1]
+            frames = [np.asarray(Image.fromarray(frame).resize(sides, Image.Resampling.BICUBIC)) for frame in frames]
         inputs = torch.from_numpy(np.stack(frames))
         if self.device.type == "cuda":
             inputs = inputs.pin_memory().to(self.device, non_blocking=True)
         inputs = inputs.permute(0, 3, 1, 2).float() / 255
-        if self.size == self.working:
+        if inputs.shape[2:] == self.working:
             return inputs
         return F.interpolate(inputs, self.working, mode="bilinear", align_corners=False)
 
@@ -121,7 +125,9 @@ class Video:
         """
         t, mask = self.t, None if mask is None else _fitted(mask, self.t, self.size)
         new = self._new_ids(mask)
-        born_mhw = to_grid(mask, new, features_Dhw.shape[1:], self.device) if mask is not None and new else None
+        born_mhw = None
+        if mask is not None and new:
+            born_mhw = to_grid(mask, new, features_Dhw.shape[1:], self.cfg, self.device)
         soft_Mhw = self.context.step(features_Dhw, born_mhw)
         self.t += 1
         if new:

@@ -13,13 +13,13 @@ PUBLISHED = {
     "DINO": ("square", 12, True, 0.1, 5, 7, False),
     "DINOv3": ("closed_disc", 12, True, 0.2, 5, 7, False),
 }
-#: readout, min_max, short_side, multiple, hd_to_720
+#: readout, min_max, short_side, multiple, rounding, resize, hd_to_720
 SIZES = {
-    "DUL": ("smooth", False, None, 1, False),
-    "INO": ("grid", True, 480, None, False),
-    "INO_ytvos": ("grid", False, None, None, True),
-    "DINO": ("grid", True, 480, None, False),
-    "DINOv3": ("grid", True, 960, None, False),
+    "DUL": ("smooth", False, None, 1, "down", "bilinear", False),
+    "INO": ("grid", True, 480, None, "down", "bilinear", False),
+    "INO_ytvos": ("grid", False, None, None, "down", "bilinear", True),
+    "DINO": ("grid", True, 480, None, "down", "bilinear", False),
+    "DINOv3": ("nearest", True, 960, None, "up", "bicubic", False),
 }
 
 
@@ -31,7 +31,7 @@ def test_every_protocol_is_published_somewhere():
 def test_numbers_of_the_protocols(name):
     p = protocols.named(name)
     assert tuple(getattr(p, number) for number in NUMBERS) == PUBLISHED[name]
-    assert (p.readout, p.min_max, p.short_side, p.multiple, p.hd_to_720) == SIZES[name]
+    assert (p.readout, p.min_max, p.short_side, p.multiple, p.rounding, p.resize, p.hd_to_720) == SIZES[name]
 
 
 def test_ino_has_one_for_youtube_vos():
@@ -44,5 +44,9 @@ def test_single_values_change():
     assert (changed.radius, changed.context) == (9, 20)
     with pytest.raises(UserError, match="did you mean 'radius'"):
         protocols.named("INO", {"radios": 9})
+    with pytest.raises(UserError, match="rounding = 'upp'.*did you mean 'up'"):
+        protocols.named("INO", {"rounding": "upp"})
+    with pytest.raises(UserError, match="min_max = True: must be false with readout 'smooth'"):
+        protocols.named("DINOv3", {"readout": "smooth"})
     with pytest.raises(UserError, match="did you mean 'DINOv3'"):
         protocols.named("DINO3")

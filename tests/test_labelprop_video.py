@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from core import protocols
 from core.errors import UserError
 from core.schema import Propagation
 from labelprop import propagate
@@ -83,6 +85,56 @@ def test_ino_clip_is_the_published_one(golden, name, backend):
     cfg = replace(INO, radius=int(arrays["neigh"]), top_k=int(arrays["topk"]), context=int(arrays["n_last"]))
     _, ids = replay(arrays, cfg, backend)
     np.testing.assert_array_equal(ids, arrays["ids"])
+
+
+def dinov3_clip(golden):
+    """The golden clip of DINOv3's notebook, and the protocol with the numbers of that clip."""
+    arrays = golden("g10_dinov3")
+    numbers = {"radius": "radius", "context": "n_last", "top_k": "topk", "temperature": "temp"}
+    changes = {key: arrays[name].item() for key, name in numbers.items()}
+    return arrays, protocols.named("DINOv3", {**changes, "short_side": 96, "multiple": 8})
+
+
+def test_dinov3_soft_masks_are_the_published_ones(golden):
+    arrays, cfg = dinov3_clip(golden)
+    features = torch.from_numpy(arrays["feats_thwD"]).permute(0, 3, 1, 2)
+    context = Context(cfg)
+    context.step(features[0], to_grid(arrays["first_ids"], [0, 1, 2, 3], (12, 16), cfg, "cpu"))
+    soft = torch.stack([context.step(frame) for frame in features[1:]])
+    np.testing.assert_allclose(soft.permute(0, 2, 3, 1), arrays["soft_thwM"], atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["windowed", "int8", "reference"])
+def test_dinov3_clip_is_the_published_one(golden, backend):
+    arrays, cfg = dinov3_clip(golden)
+    features = iter(torch.from_numpy(arrays["feats_thwD"]).permute(0, 3, 1, 2))
+    frames = (np.zeros((96, 128, 3), np.uint8) for _ in arrays["feats_thwD"])
+    ids = segment_video(frames, {0: arrays["first_ids"]}, lambda _: next(features)[None], cfg, backend)
+    np.testing.assert_array_equal(np.stack(list(ids)), arrays["ids"])
+
+
+def test_dinov3_sees_frames_of_the_published_sizes(golden):
+    cfg = protocols.named("DINOv3", {"multiple": 16})
+    for height, width, *seen in golden("g10_dinov3")["sizes"].tolist():
+        assert working_size(height, width, cfg) == tuple(seen)
+
+
+def test_dinov3_resizes_the_picture_as_pillow_does():
+    (frame, mask), *_ = moving(1)
+    cfg = protocols.named("DINOv3", {"short_side": 96, "multiple": 16})
+    seen = []
+    list(segment_video([frame], {0: mask}, lambda batch: seen.append(batch) or colours(batch), cfg))
+    expected = np.asarray(Image.fromarray(frame).resize((128, 96), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal((255 * seen[0][0]).round().permute(1, 2, 0), expected)
+
+
+def test_nearest_readout_stretches_at_the_videos_size_and_drops_what_is_constant():
+    """4 cells on 6 pixels, a constant channel (1), and ids of more channels than are resized at a time."""
+    cfg = protocols.named("DINOv3", {"multiple": 16})
+    soft = torch.zeros(11, 1, 4)
+    soft[0], soft[1], soft[10] = torch.tensor([0.3, 0.2, 0.1, 0.1]), 0.9, torch.tensor([0.0, 0.01, 0.02, 0.04])
+    ids = to_ids(soft, range(11), (1, 6), (16, 64), cfg)
+    assert ids.tolist() == [[0, 0, 0, 10, 10, 10]]
 
 
 def test_min_max_is_the_published_one_and_never_nan(golden):
@@ -277,6 +329,10 @@ def test_what_does_not_fit_is_named(change, message, batch):
         (1080, 1920, {"short_side": 480, "max_side": 640}, (360, 640)),
         (480, 854, {"max_side": 854, "multiple": 1}, (480, 854)),
         (8, 4000, {"max_side": 64}, (8, 64)),
+        (1080, 1927, {"rounding": "up", "short_side": 480}, (480, 864)),
+        (480, 854, {"rounding": "up", "multiple": 14, "short_side": 960}, (966, 1722)),
+        (1001, 64, {"rounding": "up"}, (1008, 64)),
+        (480, 854, {"rounding": "up", "short_side": 960, "max_side": 1000}, (560, 1000)),
     ],
 )
 def test_working_size(height, width, changes, expected):
@@ -326,7 +382,7 @@ def test_to_grid_is_a_bilinear_one_hot():
     ids = np.random.default_rng(0).choice(np.array([0, 9, 250], np.uint8), (33, 41))
     onehot = torch.stack([torch.from_numpy(ids == k).float() for k in (0, 9, 250)])
     expected = F.interpolate(onehot[None], (5, 6), mode="bilinear", align_corners=True)[0]
-    torch.testing.assert_close(to_grid(ids, [0, 9, 250], (5, 6), "cpu"), expected)
+    torch.testing.assert_close(to_grid(ids, [0, 9, 250], (5, 6), DUL, "cpu"), expected)
 
 
 @pytest.mark.parametrize("cfg", [DUL, INO, YTVOS])
