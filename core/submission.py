@@ -83,8 +83,8 @@ def _wrong(archive, name, size, allowed):
         with archive.open(name) as file, Image.open(file, formats=["PNG"]) as image:
             ids = np.array(image)
             palette = image.getpalette() if image.mode == "P" else None
-    except (OSError, SyntaxError) as error:
-        return f"cannot be read as a PNG ({error})"
+    except (OSError, SyntaxError):
+        return "damaged, or no PNG"
     if palette != PALETTE.ravel().tolist():
         return "not indexed with the DAVIS palette"
     if ids.shape != size[::-1]:

@@ -64,7 +64,7 @@ def cut(path):
         ("3.png", lambda path: write_indexed(path, ids(7, 8)), "holds id 8"),
         ("0.png", lambda path: write_indexed(path, ids(9)), "holds id 9"),  # before it is born
         ("3.png", grey, "palette"),
-        ("3.png", cut, "cannot be read"),
+        ("3.png", cut, "damaged"),
         ("1.png", lambda path: write_indexed(path, ids(7)), "no frame that is to be written"),
         ("notes.txt", lambda path: path.touch(), "no frame that is to be written"),
     ],
