@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import models
-from core import devices, distributed, protocols, strict
+from core import devices, distributed, protocols, strict, submission
 from core.atomic import replacing
 from core.errors import UserError, reported
 from core.evaluation import davis, report
@@ -42,7 +42,7 @@ def parse():
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
     which.add_argument("--list", metavar="FILE", help="`flag image [mask]` a line; flag 0: not written")
     add("--data", required=True, metavar="ROOT", help="folder of the data set, or what the list's paths start from")
-    add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis")
+    add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis; ytvos: a zip")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
     add("--protocol", choices=protocols.names(), help="how masks are propagated (default: the network's own)")
     add("--sequences", metavar="A,B", help="these only")
@@ -91,7 +91,7 @@ def claim(out, layer, origin, overwrite, some):
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def origin_of(tracker, protocol, args):
+def origin_of(tracker, protocol, args, sequences):
     """Everything that decides what the masks are, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted(tracker.extractor.state_dict().items()):
@@ -104,11 +104,17 @@ def origin_of(tracker, protocol, args):
         "precision": tracker.precision,
         "dataset": args.dataset or str(Path(args.list).resolve()),
         "data": str(Path(args.data).resolve()),
+        "remark": sequences[0].remark,
     }
 
 
 def warn(sequences: list[vos_sequences.VosSequence]) -> None:
-    """Warn of given masks that look wrong, once for each kind.  UserError where a mask cannot be followed."""
+    """Warn of what the sequences lack, and of given masks that look wrong, once for each kind.
+
+    UserError where a mask cannot be followed.
+    """
+    if sequences[0].remark:
+        warnings.warn(sequences[0].remark, stacklevel=2)
     found: dict[str, list[Path]] = {}
     for sequence in sequences:
         for path, text in sequence.doubts():
@@ -148,6 +154,15 @@ def score(sequences, masks, out):
     print(f"tables: {out}")
 
 
+def submit(sequences, masks, path, some):
+    """Pack the masks of all YouTube-VOS for its server; some: these are only some of its sequences."""
+    if some:
+        print(f"no {path.name}: --sequences names a part of the set; leave it out for a zip of all")
+        return
+    count = submission.write(path, masks, sequences)
+    print(f"ready to be submitted: {path} ({count} masks; videos: {len(sequences)})")
+
+
 def tracker_of(args: argparse.Namespace, device: torch.device) -> tuple[Tracker, str]:
     """The tracker that the arguments describe, and the name of its protocol."""
     own = [text for text in args.overrides if not text.startswith("propagation.")]
@@ -180,7 +195,10 @@ def prepare(args, device):
         warn(sequences)
     tracker, protocol = tracker_of(args, device)
     if first:
-        claim(Path(args.out), tracker.layer, origin_of(tracker, protocol, args), args.overwrite, args.sequences)
+        out, origin = Path(args.out), origin_of(tracker, protocol, args, sequences)
+        claim(out, tracker.layer, origin, args.overwrite, args.sequences)
+        if args.dataset == "ytvos" and not args.sequences:
+            (out / submission.NAME).unlink(missing_ok=True)  # its masks may be about to change
         frames = sum(sequence.length for sequence in sequences)
         made = f"{tracker.layer} of {args.checkpoint} by protocol {protocol} on {device} in {tracker.precision}"
         print(f"{made}: {len(sequences)} sequences, {frames} frames", flush=True)
@@ -208,6 +226,8 @@ def main():
     if rank == 0:
         print(f"masks: {masks}")
         score(sequences, masks, out / f"{tracker.layer}_scores")
+        if args.dataset == "ytvos":
+            submit(sequences, masks, out / submission.NAME, args.sequences)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 class VosSequence:
     """One video.  images, masks (None = none given), written: one entry a frame.
 
-    annotations: the folder with a mask for every frame, where there is one.
+    annotations: the folder with a mask for every frame, where there is one.  remark: what whoever reads results on this
+    data set has to know.
     """
 
     name: str
@@ -36,6 +37,7 @@ class VosSequence:
     masks: tuple[Path | None, ...]
     written: tuple[bool, ...]
     annotations: Path | None = None
+    remark: str | None = None
 
     @property
     def length(self) -> int:
@@ -156,7 +158,7 @@ def ytvos(root: str | Path, names: list[str] | None = None) -> list[VosSequence]
     """YouTube-VOS: root/valid/{JPEGImages,Annotations}/<video>; root may also be that valid/ itself.
 
     Objects are given where annotations stand.  Where valid_all_frames/JPEGImages stands beside valid/, its
-    frames are propagated through; the frames of valid/ are written.
+    frames are propagated through; the frames of valid/ are written.  Where it does not, the remark says so.
     """
     root = Path(root)
     valid = root / "valid"
@@ -174,11 +176,16 @@ def ytvos(root: str | Path, names: list[str] | None = None) -> list[VosSequence]
     if not videos:
         raise UserError(f"{valid / 'JPEGImages'}: holds no video; expected one folder a video")
     every_frame = valid.parent / "valid_all_frames" / "JPEGImages"
-    source = every_frame if every_frame.is_dir() else valid / "JPEGImages"
-    return [_ytvos(valid, name, source / name) for name in _chosen(videos, names)]
+    if every_frame.is_dir():
+        return [_ytvos(valid, name, every_frame / name) for name in _chosen(videos, names)]
+    remark = (
+        "valid_all_frames/JPEGImages is not there beside valid/: every fifth frame alone gives other figures than the "
+        "published ones, for which masks were propagated through all frames"
+    )
+    return [_ytvos(valid, name, valid / "JPEGImages" / name, remark) for name in _chosen(videos, names)]
 
 
-def _ytvos(valid, name, folder):
+def _ytvos(valid, name, folder, remark=None):
     """folder: the frames that are propagated through."""
     images = pictures(folder)
     written = {image.stem: image for image in pictures(valid / "JPEGImages" / name)}
@@ -187,7 +194,8 @@ def _ytvos(valid, name, folder):
     for path in (*masks.values(), *written.values()):
         if path.stem not in stems:
             raise UserError(f"{path}: no frame of that name in {folder}")
-    return VosSequence(name, images, tuple(map(masks.get, stems)), tuple(stem in written for stem in stems))
+    flags = tuple(stem in written for stem in stems)
+    return VosSequence(name, images, tuple(map(masks.get, stems)), flags, remark=remark)
 
 
 def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -> list[VosSequence]:

@@ -1,6 +1,6 @@
 # Sourced by the launchers: goes to the repository's root and sets PYTHON to a Python that can run the project:
 # $PYTHON if you set it; else the active one if it has all of requirements.txt, or .venv if that has; else the
-# active one as it is if it will do; else .venv, which is made or completed.
+# active one as it is if it will do; else .venv, which is made or completed.  Defines logged.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 find_python() {
@@ -50,3 +50,20 @@ else
     fi
 fi
 [ "$fit" != 3 ] || printf 'note: %s is used as it is:\n%s\n' "$PYTHON" "$(sed 's/^/    /' <<< "$differences")" >&2
+
+# logged FOLDER LOG COMMAND ...: becomes the command.  Its words go to FOLDER/LOG, too; command, git revision and
+# uncommitted changes to FOLDER/commands.txt.
+logged() {
+    local folder=$1 log=$2
+    shift 2
+    mkdir -p "$folder"
+    {
+        echo "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+        echo "command: $*"
+        echo "revision: $(git rev-parse HEAD 2>/dev/null || echo unknown)"
+        git diff HEAD 2>/dev/null || true
+        echo
+    } >> "$folder/commands.txt"
+    # The program takes this shell's place, so that signals reach it; tee outlives them to log its last words.
+    exec "$@" > >(trap '' INT TERM; exec tee -a "$folder/$log") 2>&1
+}

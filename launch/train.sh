@@ -25,14 +25,5 @@ command=("$PYTHON")
 [ "${GPUS:-1}" -le 1 ] || command+=(-m torch.distributed.run --standalone --nproc-per-node "$GPUS")
 command+=(train.py --config "configs/$name.yaml" --run-dir "$run" --device "${DEVICE:-auto}" ${settings[@]+"${settings[@]}"})
 
-mkdir -p "$run"
-{
-    echo "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-    echo "command: ${command[*]}"
-    echo "revision: $(git rev-parse HEAD 2>/dev/null || echo unknown)"
-    git diff HEAD 2>/dev/null || true
-    echo
-} >> "$run/commands.txt"
 echo "run folder: $run   curves: $PYTHON -m tensorboard.main --logdir runs"
-# The program takes this shell's place, so that signals reach it; tee outlives them to log its last words.
-exec "${command[@]}" > >(trap '' INT TERM; exec tee -a "$run/train.log") 2>&1
+logged "$run" train.log "${command[@]}"

@@ -69,7 +69,7 @@ def test_real_davis(shared):
 def test_real_ytvos(shared):
     (judo,) = vos.ytvos(shared("ytvos"))
     assert births(judo) == {0: [1], 5: [2], 8: [3], 13: [4]} and all(judo.written) and judo.length == 16
-    assert vos.ytvos(shared("ytvos/valid")) == [judo]
+    assert vos.ytvos(shared("ytvos/valid")) == [judo] and "every fifth frame" in judo.remark
 
 
 def test_ytvos_propagates_through_all_frames_and_writes_those_of_valid(tmp_path):
@@ -81,6 +81,7 @@ def test_ytvos_propagates_through_all_frames_and_writes_those_of_valid(tmp_path)
     make_mask(valid / "Annotations/a1/00005.png", 1)
     make_mask(valid / "Annotations/a1/00010.png", 1, 2)
     (video,) = vos.ytvos(tmp_path)
+    assert video.remark is None
     assert video.length == 11 and [t for t, flag in enumerate(video.written) if flag] == [0, 5, 10]
     assert births(video) == {5: [1], 10: [2]}
     assert video.images[5].is_relative_to(every)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import cv2
 import numpy as np
@@ -183,6 +184,30 @@ def test_lists_and_youtube_vos(program, data, tmp_path):
     assert not written["00000"].any() and all(ids.shape == (48, 64) for ids in written.values())
     assert set(np.unique(written["00002"])) == set(np.unique(written["00004"])) == {0, 9}
 
+    with ZipFile(tmp_path / "b/Annotations.zip") as archive:
+        assert archive.namelist() == [f"Annotations/pair/0000{t}.png" for t in (0, 2, 4)]
+    assert json.loads((tmp_path / "b/key_origin.json").read_text())["remark"] is None
+    assert f"ready to be submitted: {tmp_path / 'b/Annotations.zip'} (3 masks; videos: 1)" in told
+    shutil.rmtree(tmp_path / "ytvos/valid_all_frames")
+    few = ("--dataset", "ytvos", "--data", tmp_path / "ytvos", "--out", tmp_path / "c", "--sequences", "pair")
+    with pytest.warns(UserWarning, match="every fifth frame"):
+        code, told = program(*base, *few)
+    assert code == 0 and "no Annotations.zip" in told and not (tmp_path / "c/Annotations.zip").exists()
+    assert "every fifth frame" in json.loads((tmp_path / "c/key_origin.json").read_text())["remark"]
+
+
+def test_a_mask_that_spoils_the_zip_is_named_and_leaves_no_older_zip(program, data, tmp_path):
+    valid = tmp_path / "ytvos/valid"
+    for kind in ("JPEGImages", "Annotations"):
+        shutil.copytree(data / kind / "480p/single", valid / kind / "single")
+    common = ("--checkpoint", "untrained", "--device", "cpu", "--no-vis", "--key", "res3", "--out", tmp_path / "out")
+    with pytest.warns(UserWarning, match="every fifth frame"):
+        assert program(*common, "--dataset", "ytvos", "--data", tmp_path / "ytvos")[0] == 0
+        write_indexed(tmp_path / "out/res3_vos/single/00003.png", np.full((48, 64), 5, np.uint8))
+        code, told = program(*common, "--dataset", "ytvos", "--data", tmp_path / "ytvos")
+    assert code == 2 and "single/00003.png: holds id 5" in told
+    assert not (tmp_path / "out/Annotations.zip").exists()
+
 
 @pytest.mark.parametrize(
     "more, message",
@@ -352,6 +377,3 @@ def test_the_launcher_explains_itself():
     launcher = ["bash", ROOT / "launch/infer_vos.sh"]
     bare = subprocess.run(launcher, capture_output=True, text=True)
     assert bare.returncode == 2 and "davis|ytvos|sample" in bare.stderr and "SNAPSHOT" in bare.stderr
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "EXP": "never-trained"}
-    absent = subprocess.run([*launcher, "davis"], capture_output=True, text=True, env=environment)
-    assert absent.returncode == 2 and "runs/never-trained/default/best.pth does not exist" in absent.stderr

@@ -85,7 +85,7 @@ def test_a_torchvision_of_another_torch_will_not_do(monkeypatch):
 def clone(tmp_path):
     """environment.sh in a folder of its own; a Python there is a script that answers the check with an exit code."""
     (tmp_path / "launch").mkdir()
-    for name in ("environment.sh", "test.sh"):
+    for name in ("environment.sh", "test.sh", "infer_vos.sh"):
         (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
 
     def make(**fits):
@@ -119,6 +119,70 @@ def test_style_is_never_left_out_in_silence(tmp_path, clone, variables, said):
     clone(active=3)
     done = launched(tmp_path, "bash launch/test.sh", **variables)
     assert done.returncode and said in done.stdout + done.stderr
+
+
+@pytest.fixture
+def segmented(tmp_path, clone):
+    """Runs infer_vos.sh on ytvos, with files in its repository and a Python that says what it is called with.
+
+    -> (exit code, what it printed, [--checkpoint, --out]).
+    """
+    clone()
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase $1 in infer_vos.py) echo "$@"; echo why >&2; exit 3;; esac\n')
+    python.chmod(0o755)
+
+    def run(files, **variables):
+        for file in files:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+        done = launched(tmp_path, "bash launch/infer_vos.sh ytvos --no-vis", PYTHON=str(python), **variables)
+        said = done.stdout + done.stderr
+        return done.returncode, said, re.findall(r"--(?:checkpoint|out) (\S+)", said)
+
+    return run
+
+
+TRAINED, ALONG = "runs/ytvos/default/best.pth", "data/weights/dul_resnet18.safetensors"
+
+
+@pytest.mark.parametrize(
+    "files, variables, checkpoint, folder",
+    [
+        ([TRAINED, ALONG], {}, TRAINED, "ytvos_default_best"),
+        ([TRAINED], {"VER": "again", "KEY": "key"}, TRAINED, "ytvos_default_best_again"),
+        (["runs/a/b/best_key.pth"], {"EXP": "a", "RUN_ID": "b", "SNAPSHOT": "best_key"}, None, "a_b_best_key"),
+        (["down/e060_score0.69.pth", TRAINED], {"SNAPSHOT": "down/e060_score0.69.pth"}, None, "e060_score0.69"),
+        (["x.pth"], {"SNAPSHOT": "x.pth", "EXP": "mine", "VER": "2"}, None, "mine_x_2"),
+        ([ALONG], {}, ALONG, "dul_resnet18"),
+    ],
+)
+def test_infer_vos_names_checkpoint_and_folder_and_keeps_a_log(
+    tmp_path, segmented, files, variables, checkpoint, folder
+):
+    code, said, chosen = segmented(files, **variables)
+    assert code == 3 and chosen == [checkpoint or files[0], f"results/ytvos/{folder}"]
+    assert ("weights that come along" in said) == (checkpoint == ALONG) and ("--key key" in said) == (
+        "KEY" in variables
+    )
+    out = tmp_path / "results/ytvos" / folder
+    assert "--no-vis" in (out / "infer.log").read_text() and "why" in (out / "infer.log").read_text()
+    record = (out / "commands.txt").read_text()
+    assert f"infer_vos.py --checkpoint {chosen[0]} " in record and "revision: " in record
+
+
+@pytest.mark.parametrize(
+    "variables, absent",
+    [
+        ({"EXP": "never"}, "runs/never/default/best.pth"),
+        ({"SNAPSHOT": "last"}, "runs/ytvos/default/last.pth"),
+        ({"SNAPSHOT": "down/x.pth"}, "down/x.pth"),
+    ],
+)
+def test_infer_vos_takes_no_other_weights_than_those_named(tmp_path, segmented, variables, absent):
+    code, said, chosen = segmented([ALONG], **variables)
+    assert code == 2 and f"error: {absent} does not exist" in said and not chosen
+    assert not (tmp_path / "results").exists()
 
 
 def test_without_tensorboardx_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, capsys, caplog):
