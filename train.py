@@ -169,7 +169,7 @@ def main():
     validation = Validation(config, views, device)
     method = models.build(config)
     for layer in config.validation.layers:
-        method.extractor.require_layer(layer)  # a wrong name is told now, not after the first epochs
+        method.extractor.require_layer(layer, "validation.layers")  # a wrong name is told now, not after the first epochs
     fresh = models.initialise(method, args.init) if args.init and not first else []
     run = Run(method, config, folder, device, args.init)
     if first:

@@ -101,8 +101,8 @@ def read_ids(path: str | Path) -> np.ndarray:
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise UserError(f"{path}: cannot be read as a mask ({error}); restore the file") from error
     raise UserError(
-        f"{path}: a picture of mode {mode}; a mask is an indexed (P) or grey 8-bit (L) PNG whose pixel "
-        "values are the object ids; colours cannot be turned into ids without guessing"
+        f"{path}: a picture of mode {mode}; a mask is an indexed (P) or grey 8-bit (L) PNG whose pixel values are the "
+        "object ids; colours and deeper greys cannot be turned into ids without guessing"
     )
 
 

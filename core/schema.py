@@ -68,8 +68,9 @@ class Section:
 
     def require(self, key: str, holds: bool, allowed: str) -> None:
         if not holds:
-            title = getattr(type(self), "title", type(self).__name__.lower())
-            raise UserError(f"{title}.{key} = {getattr(self, key)!r}: must be {allowed}")
+            name = type(self).__name__.lower()
+            section = "method" if name == "config" else name  # every method calls its section Config
+            raise UserError(f"{section}.{key} = {getattr(self, key)!r}: must be {allowed}")
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     derived: the files that are based on this one.  UserError if the file is missing, not YAML or not a mapping.
     """
     path = Path(path)
+    asked = f"{derived[-1]}: base: " if derived else ""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         there = f"; there are: {', '.join(known)}" if known else ""
-        raise UserError(f"{path}: no such configuration{suggestion(path.stem, known)}{there}") from None
+        raise UserError(f"{asked}{path}: no such configuration{suggestion(path.stem, known)}{there}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -59,11 +60,13 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _laid_over(base, content):
-    """Sections are merged key by key, everything else is replaced."""
+    """Sections are merged key by key; everything else, and the section `method` of another method, is replaced."""
     merged = dict(base)
     for key, value in content.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _laid_over(base[key], value) if both else value
+        old = base.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        another = both and key == "method" and value.get("name", old.get("name")) != old.get("name")
+        merged[key] = _laid_over(old, value) if both and not another else value
     return merged
 
 

@@ -36,7 +36,10 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
         described = read_config(config or UNTRAINED, overrides)
         return _extractor(build(described), described)
     if config is not None or overrides:
-        raise UserError(f"{source}: brings its own configuration; --config and --set method.... serve untrained alone")
+        raise UserError(
+            f"{source}: brings its own configuration; --config, and --set of other keys than propagation.KEY, serve "
+            "untrained alone"
+        )
     if source.startswith("timm:"):
         from models.backbones.timm import Timm  # the package is optional
 

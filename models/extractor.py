@@ -36,10 +36,10 @@ class Extractor(nn.Module):
         """Pixels per side of a cell of a layer."""
         raise NotImplementedError
 
-    def require_layer(self, layer: str) -> None:
-        """UserError unless the network has the layer."""
+    def require_layer(self, layer: str, key: str = "layer") -> None:
+        """UserError unless the network has the layer; key: what the message calls it."""
         if layer not in self.layers:
-            raise UserError(f"layer {layer!r}: must be one of {', '.join(self.layers)} for this network")
+            raise UserError(f"{key} = {layer!r}: must be one of {', '.join(self.layers)} for this network")
 
     def require_whole_cells(self, images: Tensor, cell_px: int) -> None:
         """UserError unless both sides of images [..,H,W] are multiples of a cell."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import models
-from core import config, protocols, schema
+from core import config, protocols, schema, strict
 from core.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -113,8 +113,10 @@ def test_a_file_takes_from_its_base_what_it_does_not_say(tmp_path):
     derived.write_text("base: ytvos\nclip:\n  gap: 7\nseed: 5\n")
     ours, base = (schema.as_plain(models.read_config(path)) for path in (derived, YTVOS))
     assert ours == {**base, "seed": 5, "clip": {**base["clip"], "gap": 7}}
+    derived.write_text("base: ytvos\nmethod: {name: other, width: 4}\n")
+    assert strict.read(derived)["method"] == {"name": "other", "width": 4}  # no key of another method's
     derived.write_text("base: [ytvos]\n")
-    with pytest.raises(UserError, match="no such configuration"):
+    with pytest.raises(UserError, match="mine.yaml: base: .*no such configuration"):
         models.read_config(derived)
     (tmp_path / "ytvos.yaml").write_text("base: mine\n")
     derived.write_text("base: ytvos\n")

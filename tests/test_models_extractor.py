@@ -30,5 +30,5 @@ def test_features_are_float32_and_unit_in_every_precision(make):
 
 
 def test_an_unknown_layer_is_told():
-    with pytest.raises(UserError, match="layer 'res5': must be one of res4"):
+    with pytest.raises(UserError, match="layer = 'res5': must be one of res4"):
         dul.Method(dul_config()).extractor.require_layer("res5")

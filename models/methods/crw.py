@@ -7,7 +7,7 @@ Legend: B clips, T frames, N nodes a frame, C channels of a node, p pixels per s
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,6 @@ class Config(Section):
     patches of that crop, and from one to the next; patch_area: share of a patch that its node shows, at patch_px.
     """
 
-    title: ClassVar = "method"
     name: Literal["crw"]
     embedding: Annotated[int, at_least(1)]
     temperature: Annotated[float, above(0)]

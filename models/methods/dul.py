@@ -8,7 +8,7 @@ Legend: B clips, T frames, D channels, h w cells, N anchors a clip, m cells of t
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,6 @@ class Config(Section):
     plain view's.
     """
 
-    title: ClassVar = "method"
     name: Literal["dul"]
     embedding: Annotated[int, at_least(1)]
     temperature: Annotated[float, above(0)]

@@ -7,7 +7,7 @@ Legend: B clips, T frames, L local crops a frame, N patches of a global crop, n 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -40,7 +40,6 @@ class Config(Section):
     the head's last layer waits.
     """
 
-    title: ClassVar = "method"
     name: Literal["ino"]
     size: Literal["tiny", "small", "base"]
     patch: Literal[8, 16]
