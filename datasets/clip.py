@@ -7,6 +7,7 @@ the number of processes changes it, and a run can go on at any step.
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -324,7 +325,14 @@ def _start_worker(_):
     """The main process decides how to answer a signal to all processes: workers go on until it ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_obey, daemon=True).start()
+    sys.excepthook = _report
     cv2.setNumThreads(0)
+
+
+def _report(kind, error, trace):
+    """Show an error of a worker's thread, unless a signal let the main process go in the middle of fetching a batch."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _obey():

@@ -45,7 +45,7 @@ class Method(nn.Module):
     extractor: Extractor
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
-        """The paper's loss of a batch as Views make it, stacked, on the method's device."""
+        """The paper's loss of a batch as Views make it, stacked, on the method's device; pictures are still uint8."""
         raise NotImplementedError
 
     def before_step(self, progress: Progress) -> None:

@@ -410,3 +410,10 @@ def test_leaving_early_ends_the_workers():
 @pytest.fixture(autouse=True)
 def _log(caplog):
     caplog.set_level(logging.WARNING)
+
+
+def test_a_worker_keeps_silent_only_where_the_main_process_left(capsys):
+    clip._report(BrokenPipeError, BrokenPipeError("left"), None)
+    assert capsys.readouterr().err == ""
+    clip._report(ValueError, ValueError("broken"), None)
+    assert "ValueError: broken" in capsys.readouterr().err
