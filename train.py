@@ -70,7 +70,7 @@ def last_step(config, loader):
 
 def train(run, loader, validation, book):
     """The loop.  Returns the signal that ended it, or None."""
-    config, told, end = run.config, run.config.log, last_step(run.config, loader)
+    config, end = run.config, last_step(run.config, loader)
     epoch, several = loader.steps_per_epoch, distributed.world_size() > 1
     every, total = config.validation.every_epochs * epoch, config.schedule.epochs * epoch
     model = distributed.averaged(run.method, run.device) if several else run.method
@@ -85,11 +85,11 @@ def train(run, loader, validation, book):
                 validation.measure(run, book, stop)
                 meter.clear()
             # Processes agree now and then, since each agreement makes them wait for one another.
-            agreed = not several or at(told.scalar_steps) or at(told.checkpoint_steps)
+            agreed = not several or at(config.log.scalar_steps) or at(config.log.checkpoint_steps)
             halt = agreed and distributed.any_rank(stop.signal is not None, run.device)
-            if told.keep_every_epochs and run.step % (told.keep_every_epochs * epoch) == 0:
+            if config.log.keep_every_epochs and run.step % (config.log.keep_every_epochs * epoch) == 0:
                 run.save_network(f"epoch{run.step // epoch:04d}.pth")
-            if at(told.checkpoint_steps) or halt:
+            if at(config.log.checkpoint_steps) or halt:
                 run.save()
             return halt
 
@@ -104,14 +104,14 @@ def train(run, loader, validation, book):
                 run.save()
                 break
             progress = schedule.Progress(run.step, epoch, total)
-            if run.step % told.picture_steps == 0 and distributed.rank() == 0:
+            if run.step % config.log.picture_steps == 0 and distributed.rank() == 0:
                 with aside(run):
                     pictures = run.method.pictures({name: value.to(run.device) for name, value in batch.items()})
                 book.pictures(pictures, run.step + 1)
             losses, lr = step(run, model, batch, progress)
             run.bad_clips = bad_before + loader.bad_clips.bad
             meter.add(losses, config.data.batch_size)
-            if run.step % told.scalar_steps == 0 or run.step == end:
+            if run.step % config.log.scalar_steps == 0 or run.step == end:
                 report(book, meter, run, progress, end, lr)
             halt = settle()
     return stop.signal or (signal.SIGTERM if halt else None)
@@ -147,13 +147,14 @@ def farewell(run, end, halted):
         return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"
     best, layer = run.folder / "best.pth", run.config.validation.layers[0]
     root, chosen = run.config.validation.root, best if best.exists() else run.last
+    key = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
     told = "J&F not measured"
     if run.score:
         told = f"J&F of {layer} {run.score[layer]:.1f} at the end, {run.best[layer]:.1f} at its best ({best})"
     return (
         f"finished at step {run.step}; {told}\n  {run.last}: the last network, and the run's state\n"
         f"next: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
-        f"--out results/{run.folder.parent.name}_{run.folder.name}"
+        f"--out results/{run.folder.parent.name}_{run.folder.name}{key}"
     )
 
 
@@ -169,7 +170,7 @@ def main():
     validation = Validation(config, views, device)
     method = models.build(config)
     for layer in config.validation.layers:
-        method.extractor.require_layer(layer, "validation.layers")  # a wrong name is told now, not after the first epochs
+        method.extractor.require_layer(layer, "validation.layers")  # told now, not after the first epochs
     fresh = models.initialise(method, args.init) if args.init and not first else []
     run = Run(method, config, folder, device, args.init)
     if first:

@@ -397,14 +397,15 @@ def test_a_validation_ends_at_its_next_frame_and_comes_first_when_the_run_goes_o
 
 def test_what_is_said_when_it_is_finished(project, davis, monkeypatch, capfd):
     config, runs = project
-    code, out, _ = run(config, runs / "a", *settings(schedule__steps=1))
-    assert code == 0
+    code, out, _ = run(config, runs / "a", *settings(schedule__steps=1, validation__layers="[key]"))
+    assert code == 0 and "--key key" in out  # not the layer that infer_vos.py takes by itself
     assert f"{runs}/a/last.pth" in out and "not measured" in out and "best.pth" not in out
     assert f"infer_vos.py --checkpoint {runs}/a/last.pth" in out
     code, out, _ = run(config, runs / "b", *settings(schedule__steps=1, validation__root=davis))
     assert code == 0
     best = checkpoint.load(runs / "b" / "best.pth")["score"]
     assert f"infer_vos.py --checkpoint {runs}/b/best.pth" in out and f"{best:.1f} at the end" in out
+    assert "--key" not in out
     # A signal in the last step: there is nothing to go on with.
     with monkeypatch.context() as patch:
         patch.setattr(train, "step", at_call(1, train.step))
