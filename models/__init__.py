@@ -73,8 +73,14 @@ def initialise(method: Method, source: str | Path) -> list[str]:
 
     Raises UserError where the file holds other weights than the method has.
     """
-    content = read(source)
-    state = content["method"] if _ours(content) else _recognised(content, source).training
+    if str(source).endswith(".safetensors"):
+        # INO's extractor is a view of its student or teacher, which start alike.
+        trained = ("extractor",) if "extractor" in dict(method.named_children()) else ("student", "teacher")
+        given = load(source).state_dict()
+        state = {f"{part}.{name}": value for part in trained for name, value in given.items()}
+    else:
+        content = read(source)
+        state = content["method"] if _ours(content) else _recognised(content, source).training
     own = method.state_dict()
     checkpoint.load_strictly(method, {**own, **state}, source)
     return [name for name in own if name not in state]

@@ -269,6 +269,9 @@ def test_weights_to_give_away(tmp_path):
     with torch.no_grad():
         assert (given(frames, "key") * whole(frames, "key")).sum(1).min() > 0.9999
     assert 22e6 < path.stat().st_size < 25e6
+    method = Method(dul_config())
+    assert models.initialise(method, path) == []
+    assert torch.equal(method.extractor.head.conv2.bias, given.head.conv2.bias)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(UserError, match="SHA256SUMS"):
         models.load(path)
