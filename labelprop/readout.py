@@ -67,16 +67,19 @@ def to_grid(
     return torch.cat([shrink(on_device == channel)[0] for channel in channels])
 
 
-def to_ids(soft_Mhw, ids, size, working, cfg):
+def to_ids(soft_Mhw, ids, size, working, cfg, confidence=False):
     """Soft masks on the grid -> the id of every pixel, uint8 [H,W] on the same device.
 
     ids: the id of each channel (a tensor on that device costs no copy); size, working: (H, W) of the video and of
-    the frames that the network saw.
+    the frames that the network saw.  confidence: return (ids, confidence), float32 [H,W] in [0,1], the share of the
+    largest channel in the sum of all.
     """
     ids = torch.as_tensor(ids, dtype=torch.uint8, device=soft_Mhw.device)
     if cfg.readout == "grid":
-        return nearest(_winner(soft_Mhw, ids, working, cfg), size)
-    return _winner(soft_Mhw, ids, size, cfg)
+        found = tuple(nearest(part, size) for part in _winner(soft_Mhw, ids, working, cfg, confidence))
+    else:
+        found = _winner(soft_Mhw, ids, size, cfg, confidence)
+    return found if confidence else found[0]
 
 
 def nearest(ids, size):
@@ -86,9 +89,13 @@ def nearest(ids, size):
     return ids[rows[:, None], columns]
 
 
-def _winner(soft_Mhw, ids, size, cfg):
-    """The id of the largest channel at every pixel, of equal ones the first.  Channels are resized a few at a time."""
+def _winner(soft_Mhw, ids, size, cfg, confidence):
+    """The id of the largest channel at every pixel, of equal ones the first, and with confidence its share.
+
+    Channels are resized a few at a time.
+    """
     best, winner = soft_Mhw.new_full(size, -torch.inf), ids.new_zeros(size)
+    total = soft_Mhw.new_zeros(size if confidence else 0)
     for first in range(0, len(soft_Mhw), CHANNELS):
         part = F.interpolate(soft_Mhw[None, first : first + CHANNELS], size, **TO_PIXELS[cfg.readout])[0]
         if cfg.min_max:
@@ -96,7 +103,9 @@ def _winner(soft_Mhw, ids, size, cfg):
         value, channel = part.max(0)
         winner = torch.where(value > best, ids[first + channel], winner)
         best = torch.maximum(value, best)
-    return winner
+        if confidence:
+            total += part.sum(0)
+    return (winner, best / total.clamp(min=1e-12)) if confidence else (winner,)
 
 
 def stretched(masks_MHW, constant=1):

@@ -56,27 +56,31 @@ class Tracker:
         self._extract = _compiled(self.extractor) if compiled else self.extractor
         self.reset()
 
-    def segment(self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+    def segment(
+        self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], confidence: bool = False
+    ) -> Iterator[Any]:
         """Carry masks through a whole video.  Yields the ids of every frame in order, uint8 [H,W].
 
         frames: uint8 RGB arrays [H,W,3] of one size; a thread reads them ahead, and none is kept.  masks: {frame
         index: ids, integers 0-255 [H,W]}, 0 = background.  An id counts from the first mask that holds it; later
         masks may hold it or not.  Frames before the first mask are all background.  The ids of frame 0 are its mask;
         objects of later masks are read from the feature grid at once.
+        confidence: yield (ids, confidence), float32 [H,W]: the share of the pixel's id in the sum of all soft masks
+        there, 1 / (objects + 1) to 1.  It is 1 where the ids are a given mask and before the first mask.
         Close the generator to stop early.  Raises UserError for masks and frames that do not fit.
         """
-        return self._new_video().segment(frames, masks, self.batch, AHEAD)
+        return self._new_video().segment(frames, masks, self.batch, AHEAD, confidence)
 
-    def step(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def step(self, frame: np.ndarray, mask: np.ndarray | None = None, confidence: bool = False) -> Any:
         """Ids of the next frame, uint8 [H,W], of a video that comes frame by frame.
 
-        frame: uint8 RGB [H,W,3]; mask: ids given for this frame, as in `segment`.
+        frame: uint8 RGB [H,W,3]; mask: ids given for this frame; confidence: return a pair; as in `segment`.
         """
         video = self._video
         mask = None if mask is None else as_ids(mask, video.t)
         (features_Dhw,) = video.features(video.batch([frame], video.t))
-        (ids,) = landed([video.step(features_Dhw, mask)])
-        return ids
+        (result,) = landed([video.step(features_Dhw, mask, confidence)])
+        return result
 
     def reset(self) -> None:
         """Forget the video of `step`: its next frame is the first of another one."""

@@ -46,28 +46,29 @@ class Video:
         self.channels: Any = None  # the same as a tensor on the device
 
     def segment(
-        self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], batch: int = 1, ahead: int = 0
-    ) -> Iterator[np.ndarray]:
-        """Yields the ids of every frame in order, uint8 [H,W].  frames, masks: as for Tracker.segment.
+        self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], batch: int = 1, ahead: int = 0,
+        confidence: bool = False,
+    ) -> Iterator[Any]:  # fmt: skip
+        """Yields the ids of every frame in order, uint8 [H,W].  frames, masks, confidence: as for Tracker.segment.
 
         batch: frames through the network at a time.  ahead: batches that a thread reads, resizes and copies to the
         device in advance.  Memory does not depend on the video's length.
         """
         masks = {t: as_ids(mask, t) for t, mask in masks.items()}
-        with closing(self._segmented(frames, masks, batch, ahead)) as results:
+        with closing(self._segmented(frames, masks, batch, ahead, confidence)) as results:
             yield from landed(results, LANDING if self.device.type == "cuda" else 0)
         late = sorted(t for t in masks if t >= self.t)
         if late:
             warnings.warn(f"masks given for frames {late}, but the video has {self.t} frames", stacklevel=2)
 
-    def _segmented(self, frames, masks, batch, ahead):
+    def _segmented(self, frames, masks, batch, ahead, confidence):
         """The ids of every frame, as `step` returns them.  Keeps no frame."""
         with closing(pipeline.ahead(self._batches(iter(frames), batch), ahead)) as batches:
             for inputs in batches:
                 features_BDhw = self.features(inputs)
                 del inputs
                 for features_Dhw in features_BDhw:
-                    yield self.step(features_Dhw, masks.get(self.t))
+                    yield self.step(features_Dhw, masks.get(self.t), confidence)
                     del features_Dhw
                 del features_BDhw
 
@@ -118,10 +119,10 @@ class Video:
             )
         return features_BDhw
 
-    def step(self, features_Dhw: Tensor, mask: np.ndarray | None = None) -> np.ndarray | Tensor:
+    def step(self, features_Dhw: Tensor, mask: np.ndarray | None = None, confidence: bool = False) -> Any:
         """Ids of the next frame, uint8 [H,W]: an array, or a tensor on the device, perhaps not computed yet.
 
-        mask: ids uint8 [H,W] given for this frame; its new ids begin here.
+        mask: ids uint8 [H,W] given for this frame; its new ids begin here.  confidence: return (ids, confidence).
         """
         t, mask = self.t, None if mask is None else _fitted(mask, self.t, self.size)
         new = self._new_ids(mask)
@@ -133,11 +134,10 @@ class Video:
         if new:
             self.ids += new
             self.channels = torch.tensor(self.ids, dtype=torch.uint8, device=self.device)
-        if soft_Mhw is None:
-            return np.zeros(self.size, np.uint8)
-        if t == 0 and mask is not None:
-            return mask.copy()
-        return to_ids(soft_Mhw, self.channels, self.size, self.working, self.cfg)
+        if soft_Mhw is not None and (t or mask is None):
+            return to_ids(soft_Mhw, self.channels, self.size, self.working, self.cfg, confidence)
+        ids = np.zeros(self.size, np.uint8) if mask is None or soft_Mhw is None else mask.copy()
+        return (ids, np.ones(self.size, np.float32)) if confidence else ids
 
     def _new_ids(self, mask):
         """The ids that a mask brings in; the first mask brings the background (0) along."""
@@ -148,10 +148,10 @@ class Video:
 
 
 def landed(results, lag=0):
-    """Results as arrays, in order.  Those on a GPU are copied while up to `lag` newer ones are computed."""
+    """Results, arrays or tuples of arrays, in order.  Those on a GPU are copied while up to `lag` newer are computed."""
     pending = deque()
-    for ids in results:
-        pending.append(_departed(ids))
+    for result in results:
+        pending.append(_departed(result))
         if len(pending) > lag:
             yield _arrived(*pending.popleft())
     while pending:
@@ -160,6 +160,8 @@ def landed(results, lag=0):
 
 def _departed(ids):
     """(array or tensor on the host, event after which its values are there, or None)."""
+    if isinstance(ids, tuple):
+        return tuple(map(_departed, ids)), None
     if isinstance(ids, np.ndarray) or ids.device.type != "cuda":
         return ids, None
     host = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True).copy_(ids, non_blocking=True)
@@ -169,6 +171,8 @@ def _departed(ids):
 
 
 def _arrived(ids, event):
+    if isinstance(ids, tuple):
+        return tuple(_arrived(*part) for part in ids)
     if event is None:
         return np.asarray(ids)
     event.synchronize()

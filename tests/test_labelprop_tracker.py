@@ -12,6 +12,7 @@ from torch import nn
 from core import protocols
 from core.errors import UserError
 from labelprop import Tracker
+from labelprop.readout import to_ids
 from tests.test_labelprop_pipeline import counting_frames, settled
 from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
@@ -147,3 +148,29 @@ def test_a_compiled_extractor_that_does_not_compile_is_told(monkeypatch):
     tracker = Tracker(Colours(), device="cpu", compiled=True)
     with pytest.raises(UserError, match=r"--compile: .*\(no compiler\)"):
         tracker.features(torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("cfg", [replace(DUL, radius=3), INO, replace(INO, readout="nearest", short_side=None)])
+def test_confidence_is_the_share_of_the_id_in_all_soft_masks(cfg):
+    frames, truth = zip(*moving(6, 64, 48, enters=3))
+    tracker, masks = Tracker(Colours(), protocol=cfg, device="cpu", batch=2), {1: truth[1], 3: truth[3]}
+    plain = list(tracker.segment(frames, masks))
+    pairs = list(tracker.segment(frames, masks, confidence=True))
+    for t, (ids, confidence) in enumerate(pairs):
+        np.testing.assert_array_equal(ids, plain[t])
+        assert confidence.dtype == np.float32 and confidence.shape == ids.shape
+        stepped_ids, stepped_confidence = tracker.step(frames[t], masks.get(t), confidence=True)
+        np.testing.assert_array_equal(stepped_ids, ids)
+        np.testing.assert_array_equal(stepped_confidence, confidence)
+    assert (pairs[0][1] == 1).all()  # nothing is followed yet
+    objects = [1, 1, 2, 2, 2]
+    for (_, confidence), count in zip(pairs[2:], objects[1:]):
+        assert 1 / (count + 1) - 1e-6 <= confidence.min() < confidence.max() <= 1 + 1e-6
+
+
+def test_confidence_of_known_soft_masks():
+    soft = torch.tensor([0.2, 0.6, 0.0]).view(3, 1, 1).expand(3, 4, 4)
+    for readout in ("smooth", "grid", "nearest"):
+        ids, confidence = to_ids(soft, [0, 5, 9], (8, 12), (8, 8), replace(DUL, readout=readout), confidence=True)
+        assert (ids == 5).all() and ids.shape == confidence.shape == (8, 12)
+        torch.testing.assert_close(confidence, torch.full((8, 12), 0.75))
