@@ -148,7 +148,7 @@ class Video:
 
 
 def landed(results, lag=0):
-    """Results, arrays or tuples of arrays, in order.  Those on a GPU are copied while up to `lag` newer are computed."""
+    """Results, arrays or tuples of arrays, in order.  Those on a GPU are copied while newer ones (`lag`) are made."""
     pending = deque()
     for result in results:
         pending.append(_departed(result))

@@ -21,7 +21,9 @@ from core.errors import UserError
 try:
     import av
 except ImportError:
-    raise UserError(f"data.reader = videos: needs the package av: {sys.executable} -m pip install av") from None
+    raise UserError(
+        f"video files (data.reader = videos) need the package av: {sys.executable} -m pip install av"
+    ) from None
 
 from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, mark, walk
 from datasets.readers import UnreadableFrame, VideoReader
@@ -166,13 +168,13 @@ def _decode_on(container, stream, path, video, wanted):
             if number in wanted:
                 if frame.is_corrupt:
                     raise UnreadableFrame(path, f"frame {number} is damaged")
-                frames[number] = _upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
+                frames[number] = upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
         if len(frames) == len(wanted):
             break
     return frames
 
 
-def _upright(pixels, rotation):
+def upright(pixels, rotation):
     return np.ascontiguousarray(np.rot90(pixels, rotation // 90)) if rotation else pixels
 
 
@@ -191,7 +193,7 @@ def opened(path: str) -> Iterator[tuple]:
     """with opened(path) as (container, stream): PyAV's, the stream being the video.  Raises UnreadableFrame."""
     with av.open(path) as container:
         stream = container.streams.best("video")
-        if stream is None:
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
             raise UnreadableFrame(path, "holds no video")
         # The loader's workers decode side by side; and were a decoder with threads still about when workers are
         # forked, a worker that frees it would wait for ever for threads that it does not have.

@@ -1,0 +1,172 @@
+"""Masks as people draw them: pictures of any kind to ids, and boxes to masks.
+
+Legend: H W pixels.  ids: uint8 [H,W], 0 = background, 1-254 = objects.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from core.errors import UserError
+from core.palette import PALETTE, VOID, ids_in
+
+Colour = tuple[int, int, int]
+#: colours nearer than this, in RGB, are one: a compressed mask has many of each
+NEAR = 32
+#: flat areas of more colours than this are no mask's
+COLOURS = 4096
+#: flat areas of a compressed picture vary by this
+SLACK = 8
+#: GrabCut works on a box and what is around it at this size, for a second at most
+GRABCUT_PX = 400
+#: smaller parts than this share of the largest one are not the object's
+PART = 0.1
+
+
+def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarray:
+    """The objects in a mask of any kind -> ids [H,W], without void (255).
+
+    Indices of a palette and greys are the ids; white on black alone is object 1, soft edges or not.  In RGB, and in
+    palettes whose index 0 is neither black nor around the picture, each colour is an object: black is the background,
+    as are transparent pixels; where neither occurs, white.  The colours of the DAVIS palette have their ids; others
+    are numbered from 1 in the order of their first pixels, row by row.  Pixels of soft edges take the nearest colour.
+    colours: {RGB: id} of the masks read before, to which this one's are added, so that a colour stays one object.
+
+    Raises UserError for a file that is missing or damaged, and for a picture that is no mask.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such mask") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as a mask ({error}); save it as PNG") from None
+    numbers = _numbers(image)
+    if numbers is not None:
+        return _of_numbers(path, numbers, NEAR if image.format == "JPEG" else 0)
+    return _of_colours(path, np.array(image.convert("RGBA")), {} if colours is None else colours)
+
+
+def _numbers(image):
+    """The pixel values that stand for ids [H,W], or None where colours do."""
+    if image.mode == "P":
+        indices = np.array(image)
+        border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
+        black = (image.getpalette("RGB") or [0])[:3] == [0, 0, 0]
+        return indices if black or np.bincount(border).argmax() == 0 else None
+    if image.mode in ("RGB", "RGBA"):
+        pixels = np.array(image)
+        grey = (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all()
+        return pixels[..., 0] if grey else None
+    pixels = np.array(image)
+    return pixels[..., 0] if image.mode == "LA" else pixels if pixels.ndim == 2 else None
+
+
+def _flat(picture, slack=0):
+    """bool [H,W]: pixels like all their neighbours, up to `slack`.  Smoothed edges have none."""
+    around = np.ones((3, 3), np.uint8)
+    same = cv2.dilate(picture, around) - cv2.erode(picture, around) <= slack
+    return same if picture.ndim == 2 else same.all(2)
+
+
+def _of_numbers(path, numbers, near):
+    """ids of pixel values; values up to `near` from black and white are these."""
+    top = numbers.max(initial=0)
+    if top > VOID and set(np.unique(numbers)) <= {0, top}:
+        return (numbers > 0).astype(np.uint8)
+    if top > VOID or numbers.min(initial=0) < 0:
+        raise UserError(f"{path}: holds values up to {top}; ids are 0 to 254, so save the mask with 8 bits")
+    ids = numbers.astype(np.uint8)
+    whole = ids_in(ids[_flat(ids)][None]) if _flat(ids).any() else ids_in(ids)
+    if max(whole) >= VOID - near and all(value <= near or value >= VOID - near for value in whole):
+        return (ids > 127).astype(np.uint8)
+    return np.where(ids == VOID, np.uint8(0), ids)
+
+
+def _of_colours(path, pixels, known):
+    """ids of RGBA pixels [H,W,4]."""
+    clear = pixels[..., 3] < 128
+    rgb = np.where(clear[..., None], np.uint8(0), pixels[..., :3])
+    codes = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    there, index, count = np.unique(codes, return_inverse=True, return_counts=True)
+    inner = np.bincount(index.ravel(), weights=_flat(rgb, SLACK).ravel(), minlength=len(there))
+    candidates = np.flatnonzero(inner) if inner.any() else np.arange(len(there))
+    if len(candidates) > COLOURS:
+        raise UserError(f"{path}: holds {len(there)} colours as a photograph does; a mask has one colour per object")
+    colours = np.stack([there >> 16, there >> 8 & 255, there & 255], 1)
+    main = []  # numbers of colours, the most frequent first
+    for i in candidates[np.argsort(-count[candidates], kind="stable")]:
+        if all(np.linalg.norm(colours[i] - colours[j]) >= NEAR for j in main):
+            main.append(i)
+    ground = next((g for g in (0, 255) for i in main if np.linalg.norm(colours[i] - g) < NEAR), None)
+    if ground is None:
+        raise UserError(f"{path}: has no background; paint it black, or leave it transparent")
+    if len(main) > VOID:
+        raise UserError(f"{path}: holds {len(main)} colours; a mask has one per object, 254 at most, and hard edges")
+    nearest = np.array([np.linalg.norm(colours[main] - colour, axis=1).argmin() for colour in colours])
+    drawn = nearest[index].reshape(clear.shape)  # the place in `main` of every pixel
+    places, first = np.unique(drawn, return_index=True)
+    objects = [p for _, p in sorted(zip(first, places)) if np.linalg.norm(colours[main[p]] - ground) >= NEAR]
+    numbered = np.zeros(len(main), np.uint8)
+    wanted = [tuple(colours[main[place]].tolist()) for place in objects]
+    for place, id in zip(objects, _numbered(wanted, known)):
+        numbered[place] = id
+    return numbered[drawn]
+
+
+def _numbered(wanted: list[Colour], known: dict[Colour, int]) -> list[int]:
+    """The ids of some colours; new ones are added to `known`."""
+    davis = {tuple(colour): id for id, colour in enumerate(PALETTE.tolist())}
+    if all(colour in davis and known.get(colour, davis[colour]) == davis[colour] for colour in wanted):
+        known.update((colour, davis[colour]) for colour in wanted)
+    for colour in wanted:
+        like = [old for old in known if np.linalg.norm(np.subtract(old, colour)) < NEAR]
+        known[colour] = known[like[0]] if like else next(id for id in range(1, 256) if id not in known.values())
+    return [known[colour] for colour in wanted]
+
+
+def grabcut(frame: np.ndarray, boxes: Mapping[int, tuple[int, int, int, int]]) -> np.ndarray:
+    """A mask of the objects in boxes, by OpenCV's GrabCut.  Where boxes share pixels, the smaller box has them.
+
+    frame: uint8 RGB [H,W,3].  boxes: {id: (x, y, width, height)} in pixels.  Returns ids [H,W].  Raises UserError for a
+    box that is empty, outside the frame or the whole of it, and where no object is found.
+    """
+    ids = np.zeros(frame.shape[:2], np.uint8)
+    for id, box in sorted(boxes.items(), key=lambda item: -item[1][2] * item[1][3]):
+        window, found = _cut(frame, box, f"box {','.join(map(str, box))} of object {id}")
+        ids[window][found] = id
+    return ids
+
+
+def _cut(frame, box, name):
+    """(window of the frame around a box, bool mask in it)"""
+    (H, W), (x, y, width, height) = frame.shape[:2], box
+    if width < 1 or height < 1 or x < 0 or y < 0 or x + width > W or y + height > H:
+        raise UserError(f"{name}: must lie in the frame of {W}x{H} pixels and be x,y,width,height from its upper left")
+    if width == W and height == H:
+        raise UserError(f"{name}: is the whole frame; GrabCut needs background around the object")
+    margin = max(8, max(width, height) // 2)
+    top, left = max(0, y - margin), max(0, x - margin)
+    window = np.s_[top : min(H, y + height + margin), left : min(W, x + width + margin)]
+    part = cv2.cvtColor(frame[window], cv2.COLOR_RGB2BGR)
+    scale = min(1.0, GRABCUT_PX / max(part.shape[:2]))
+    size = [max(2, round(side * scale)) for side in part.shape[1::-1]]
+    small = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    marks = np.full(part.shape[:2], cv2.GC_BGD, np.uint8)
+    marks[y - top : y - top + height, x - left : x - left + width] = cv2.GC_PR_FGD
+    marks = cv2.resize(marks, size, interpolation=cv2.INTER_NEAREST)
+    found = np.zeros_like(marks)
+    if {cv2.GC_BGD, cv2.GC_PR_FGD} <= ids_in(marks):
+        cv2.setRNGSeed(0)  # the same mask every time
+        cv2.grabCut(small, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+        found = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+        found = cv2.morphologyEx(found, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(found)
+        px = stats[1:, cv2.CC_STAT_AREA]
+        found = np.isin(parts, 1 + np.flatnonzero(px >= PART * px.max(initial=0))).astype(np.uint8)
+    if not found.any():
+        raise UserError(f"{name}: GrabCut finds no object in it; draw the box closer, or draw a mask")
+    return window, cv2.resize(found, part.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0

@@ -1,0 +1,150 @@
+"""Masks of every kind, and masks from boxes."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import masks
+from core.errors import UserError
+from core.palette import PALETTE, write_indexed
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def ids():
+    """Two objects; 2 begins in a higher row."""
+    ids = np.zeros((40, 60), np.uint8)
+    ids[20:35, 5:25] = 1
+    ids[5:18, 30:50] = 2
+    return ids
+
+
+def saved(path, pixels, mode=None, **options):
+    Image.fromarray(pixels, mode).save(path, **options)
+    return path
+
+
+def painted(ids, *colours):
+    return np.array(colours, np.uint8)[ids]
+
+
+def test_palettes_and_greys_hold_ids(ids, tmp_path):
+    write_indexed(tmp_path / "davis.png", ids)
+    np.testing.assert_array_equal(masks.read(tmp_path / "davis.png"), ids)
+    image = Image.fromarray(ids)
+    image.putpalette([255, 255, 255, *RED, *BLUE])  # a white background, but around the picture
+    image.save(tmp_path / "white.png")
+    np.testing.assert_array_equal(masks.read(tmp_path / "white.png"), ids)
+    for name, pixels in {
+        "grey": ids,
+        "deep": ids.astype(np.uint16),
+        "rgb": np.stack([ids] * 3, 2),
+        "alpha": np.stack([ids, np.full_like(ids, 255)], 2),
+    }.items():
+        np.testing.assert_array_equal(masks.read(saved(tmp_path / f"{name}.png", pixels)), ids)
+    void = np.where(ids == 1, 255, ids).astype(np.uint8)
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "void.png", void)), np.where(ids == 1, 0, ids))
+
+
+def test_white_on_black_is_one_object(ids, tmp_path):
+    white = np.where(ids, 255, 0).astype(np.uint8)
+    wanted = ids > 0
+    soft = cv2.GaussianBlur(white, (5, 5), 0)
+    for name, pixels in {
+        "binary.png": white,
+        "rgb.png": np.stack([white] * 3, 2),
+        "one.png": ids > 0,
+        "deep.png": np.where(ids, 65535, 0).astype(np.uint16),
+        "jpeg.jpg": white,
+    }.items():
+        np.testing.assert_array_equal(masks.read(saved(tmp_path / name, pixels)), wanted, err_msg=name)
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "soft.png", soft)), soft > 127)
+
+
+def test_each_colour_is_an_object_in_the_order_of_first_pixels(ids, tmp_path):
+    first_row = np.array([0, 2, 1], np.uint8)[ids]  # the higher object is number 1
+    for name, colours in {"black": ((0, 0, 0), RED, BLUE), "white": ((255, 255, 255), RED, BLUE)}.items():
+        found = masks.read(saved(tmp_path / f"{name}.png", painted(ids, *colours)))
+        np.testing.assert_array_equal(found, first_row)
+    brush = painted(ids, (9, 9, 9, 0), (*RED, 255), (*BLUE, 200))
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "brush.png", brush)), first_row)
+    chance = Image.fromarray((ids + 1) % 3)  # the background has index 1 as it is after a conversion
+    chance.putpalette([*BLUE, 0, 0, 0, *RED])
+    chance.save(tmp_path / "chance.png")
+    np.testing.assert_array_equal(masks.read(tmp_path / "chance.png"), first_row)
+    davis = saved(tmp_path / "davis.png", PALETTE[ids])
+    np.testing.assert_array_equal(masks.read(davis), ids)
+
+
+def test_soft_edges_and_compression_make_no_objects(ids, tmp_path):
+    pixels = painted(ids, (0, 0, 0), GREEN, BLUE)
+    smooth = cv2.GaussianBlur(pixels, (3, 3), 0)
+    first_row = np.array([0, 2, 1], np.uint8)[ids]
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "smooth.png", smooth)), first_row)
+    found = masks.read(saved(tmp_path / "jpeg.jpg", pixels, quality=80))
+    assert set(np.unique(found)) == {0, 1, 2} and (found == first_row).mean() > 0.95
+
+
+def test_a_colour_is_the_same_object_in_all_masks(ids, tmp_path):
+    known = {}
+    masks.read(saved(tmp_path / "a.png", painted(ids, (0, 0, 0), RED, BLUE)), known)
+    assert known == {BLUE: 1, RED: 2}
+    second = masks.read(saved(tmp_path / "b.png", painted(ids, (0, 0, 0), RED, GREEN)), known)
+    np.testing.assert_array_equal(second, np.array([0, 2, 3], np.uint8)[ids])
+
+
+def test_pictures_that_are_no_masks(ids, tmp_path):
+    rng = np.random.default_rng(0)
+    photograph = cv2.resize(rng.integers(0, 255, (200, 200, 3), np.uint8), (800, 800), interpolation=cv2.INTER_NEAREST)
+    (tmp_path / "text.png").write_text("no picture")
+    whole = saved(tmp_path / "whole.png", painted(ids, (0, 0, 0), RED, BLUE)).read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    for path, message in [
+        (tmp_path / "none.png", "no such mask"),
+        (tmp_path / "text.png", "cannot be read"),
+        (tmp_path / "half.png", "cannot be read"),
+        (saved(tmp_path / "photograph.png", photograph), "photograph"),
+        (saved(tmp_path / "full.png", painted(ids, RED, GREEN, BLUE)), "no background"),
+        (saved(tmp_path / "values.png", ids.astype(np.uint16) * 300), "8 bits"),
+    ]:
+        with pytest.raises(UserError, match=f"{path.name}.*{message}"):
+            masks.read(path)
+
+
+@pytest.fixture
+def scene():
+    """A bright square and a bright disc on dark noise, and their mask."""
+    rng = np.random.default_rng(0)
+    frame, ids = rng.integers(20, 60, (120, 160, 3), np.uint8), np.zeros((120, 160), np.uint8)
+    ids[30:70, 20:60] = 1
+    cv2.circle(ids, (110, 60), 20, 2, -1)
+    frame[ids == 1] = rng.integers(200, 240, ((ids == 1).sum(), 3))
+    frame[ids == 2] = rng.integers(150, 190, ((ids == 2).sum(), 3))
+    return frame, ids
+
+
+def test_boxes_become_masks(scene):
+    frame, ids = scene
+    boxes = {1: (14, 25, 52, 50), 2: (85, 35, 50, 50)}
+    found = masks.grabcut(frame, boxes)
+    assert (found == ids).mean() > 0.99
+    np.testing.assert_array_equal(found, masks.grabcut(frame, boxes))
+    large = masks.grabcut(cv2.resize(frame, None, fx=8, fy=8), {1: (112, 200, 416, 400)})
+    assert (large == cv2.resize(np.where(ids == 1, ids, 0), None, fx=8, fy=8, interpolation=0)).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "box, message",
+    [
+        ((100, 20, 100, 20), "160x120"),
+        ((-5, 0, 20, 20), "160x120"),
+        ((10, 10, 0, 20), "width,height"),
+        ((0, 0, 160, 120), "whole frame"),
+        ((100, 100, 2, 2), "no object"),
+    ],
+)
+def test_boxes_without_an_object(scene, box, message):
+    with pytest.raises(UserError, match=f"object 3.*{message}"):
+        masks.grabcut(scene[0], {3: box})
