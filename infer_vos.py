@@ -2,6 +2,7 @@
 
     python infer_vos.py --checkpoint runs/ytvos/default/best.pth --dataset davis --data data/davis2017 \\
         --out results/davis/ytvos_default --key res4
+    python infer_vos.py --video clip.mp4 --mask first.png --out out
 """
 
 import argparse
@@ -22,14 +23,23 @@ from core import devices, distributed, protocols, strict, submission
 from core.atomic import replacing
 from core.errors import UserError, reported
 from core.evaluation import davis, report
-from datasets import vos_sequences
-from labelprop import Tracker, runner
+from datasets import own_video, vos_sequences
+from labelprop import Tracker, follow, runner
+
+#: larger frames of --video are tracked at this size where neither --max-side nor the protocol names one
+OWN_SIDE_PX = 960
+#: options that serve data sets alone, and --video alone
+OF_SETS, OF_VIDEO = ("data", "sequences", "no_vis"), ("mask", "box", "start", "end", "every")
 
 
 def positive(text):
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
     return int(text)
+
+
+def number(text):
+    return int(text) if text == "0" else positive(text)
 
 
 def parse():
@@ -41,8 +51,20 @@ def parse():
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", choices=("davis", "ytvos", "sample"))
     which.add_argument("--list", metavar="FILE", help="`flag image [mask]` a line; flag 0: not written")
-    add("--data", required=True, metavar="ROOT", help="folder of the data set, or what the list's paths start from")
-    add("--out", required=True, metavar="DIR", help="masks in DIR/<key>_vos, overlays in DIR/<key>_vis; ytvos: a zip")
+    which.add_argument("--video", metavar="FILE|DIR", help="your own: a video file, or a folder of frames")
+    add("--data", metavar="ROOT", help="folder of the data set, or what the list's paths start from")
+    places = (
+        "masks in DIR/<key>_vos, overlays in DIR/<key>_vis; ytvos: a zip; a video: masks, overlay.mp4, objects.json"
+    )
+    add("--out", required=True, metavar="DIR", help=places)
+    own = parser.add_argument_group("with --video")
+    mask = "what to follow, a picture of any kind; of the first frame, or of frame number FRAME; may be given again"
+    own.add_argument("--mask", action="append", metavar="[FRAME:]FILE", help=mask)
+    box = "an object to follow, cut out of a box by GrabCut (see DIR/given); may be given again"
+    own.add_argument("--box", action="append", metavar="[FRAME@]ID:x,y,w,h", help=box)
+    own.add_argument("--start", type=number, metavar="FRAME", help="the first frame that is followed (default: 0)")
+    own.add_argument("--end", type=positive, metavar="FRAME", help="the frame before which to end")
+    own.add_argument("--every", type=positive, metavar="N", help="follow every N-th frame alone")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
     add("--protocol", choices=protocols.names(), help="how masks are propagated (default: the network's own)")
     add("--sequences", metavar="A,B", help="these only")
@@ -54,7 +76,13 @@ def parse():
     add("--compile", action="store_true", help="torch.compile the network: pays for many frames of few sizes")
     add("--max-side", type=int, metavar="PX", help="work on larger frames at this size; masks keep the video's own")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser.parse_args()
+    args = parser.parse_args()
+    given = {name for name in (*OF_SETS, *OF_VIDEO) if getattr(args, name)}
+    for name in sorted(given & {*(OF_SETS if args.video else OF_VIDEO)}):
+        parser.error(f"--{name.replace('_', '-')} {'does not serve --video' if args.video else 'serves --video alone'}")
+    if not (args.video or args.data):
+        parser.error("--data ROOT is needed: the folder of the data set, or what the list's paths start from")
+    return args
 
 
 def sequences_of(args):
@@ -91,8 +119,8 @@ def claim(out, layer, origin, overwrite, some):
         part.write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def origin_of(tracker, protocol, args, sequences):
-    """Everything that decides what the masks are, as plain values."""
+def origin_of(tracker, protocol, **data):
+    """Everything that decides what the masks are, as plain values.  data: what they are masks of."""
     weights = hashlib.sha256()
     for name, value in sorted(tracker.extractor.state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -102,9 +130,7 @@ def origin_of(tracker, protocol, args, sequences):
         "protocol": protocol,
         "propagation": dataclasses.asdict(tracker.propagation),
         "precision": tracker.precision,
-        "dataset": args.dataset or str(Path(args.list).resolve()),
-        "data": str(Path(args.data).resolve()),
-        "remark": sequences[0].remark,
+        **data,
     }
 
 
@@ -171,10 +197,12 @@ def tracker_of(args: argparse.Namespace, device: torch.device) -> tuple[Tracker,
     protocol = args.protocol or protocols.on(args.dataset, extractor.protocol)
     values = {"propagation": {} if args.protocol else extractor.changes}
     propagation = protocols.named(protocol, strict.override(values, changed, ["propagation"])["propagation"])
+    sized = not args.video or propagation.short_side or propagation.max_side
+    max_side = args.max_side if args.max_side is not None or sized else OWN_SIDE_PX
     try:
         tracker = Tracker(
             extractor, args.key, propagation, device,
-            precision=args.precision, batch=args.batch, compiled=args.compile, max_side=args.max_side,
+            precision=args.precision, batch=args.batch, compiled=args.compile, max_side=max_side,
         )  # fmt: skip
     except UserError as error:
         option = {"layer": "--key: ", "propagation.max_side": "--max-side: "}.get(str(error).split(" = ")[0], "")
@@ -195,7 +223,9 @@ def prepare(args, device):
         warn(sequences)
     tracker, protocol = tracker_of(args, device)
     if first:
-        out, origin = Path(args.out), origin_of(tracker, protocol, args, sequences)
+        out, dataset = Path(args.out), args.dataset or str(Path(args.list).resolve())
+        data, remark = str(Path(args.data).resolve()), sequences[0].remark
+        origin = origin_of(tracker, protocol, dataset=dataset, data=data, remark=remark)
         claim(out, tracker.layer, origin, args.overwrite, args.sequences)
         if args.dataset == "ytvos" and not args.sequences:
             (out / submission.NAME).unlink(missing_ok=True)  # its masks may be about to change
@@ -206,12 +236,44 @@ def prepare(args, device):
     return sequences, tracker
 
 
+def follow_video(args, device):
+    """The way of --video: its own masks or boxes -> masks, overlay.mp4, preview.gif and objects.json in --out."""
+    if distributed.world_size() > 1:
+        raise UserError("--video: one process follows a video; start it without torchrun")
+    out, (start, end, every) = Path(args.out), (args.start or 0, args.end, args.every or 1)
+    video = own_video.OwnVideo(args.video)
+    masks, shown = own_video.given(video, args.mask or (), args.box or (), start, end, every)
+    tracker, protocol = tracker_of(args, device)
+    origin = origin_of(
+        tracker, protocol, layer=tracker.layer, video=str(video.path.resolve()), mark=video.mark,
+        given={str(t): hashlib.sha256(ids).hexdigest() for t, ids in masks.items()}, frames_of=[start, end, every],
+    )  # fmt: skip
+    if follow.finished(out, origin, args.overwrite):
+        print(f"finished before: {out / follow.OVERLAY}; --overwrite does it again")
+        return
+    for t, ids in masks.items():
+        seen = follow.write_given(out, shown[t].name, shown[t].pixels, ids)
+        print(f"frame {t}: {runner.followed({t: ids})}; to be looked at: {seen}", flush=True)
+    places = {(t - start) // every: ids for t, ids in masks.items()}
+    last = min(end or video.count, video.count) if video.count else end
+    total = last and len(range(start, last, every))
+    try:
+        follow.run(video.frames(start, end, every), tracker, places, out, origin, fps=video.fps / every, total=total)
+    except KeyboardInterrupt:
+        print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
+        raise
+    print(f"masks: {out / follow.MASKS}\nto watch: {out / follow.OVERLAY}, {out / follow.PREVIEW}")
+    print(f"where every object is: {out / follow.OBJECTS}")
+
+
 @reported
 def main():
     args = parse()
     out = Path(args.out)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     with nothing_empty(out):
+        if args.video:
+            return follow_video(args, distributed.start(devices.pick(args.device)))
         sequences, tracker = prepare(args, distributed.start(devices.pick(args.device)))
         rank, world, masks = distributed.rank(), distributed.world_size(), out / f"{tracker.layer}_vos"
         try:

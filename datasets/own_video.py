@@ -1,14 +1,18 @@
 """A video of one's own, a file that PyAV reads or a folder of frames: decoded from its start, never held in memory."""
 
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from core.errors import UserError
+from core.masks import Colour, grabcut
+from core.masks import read as read_mask
+from core.palette import doubts, ids_in
 from datasets.listing import list_folder, mark
 from datasets.readers import UnreadableFrame
 from datasets.readers.frames import SUFFIXES
@@ -16,6 +20,8 @@ from datasets.vos_sequences import read_frame
 
 #: frames a second of a folder of frames, which does not know them
 FOLDER_FPS = 25.0
+#: x, y, width, height
+Box = tuple[int, int, int, int]
 
 
 class Frame(NamedTuple):
@@ -135,3 +141,84 @@ def _decoded(container, stream):
         if packet.is_corrupt:
             raise UnreadableFrame(container.name, "the file breaks off")
         yield from packet.decode()
+
+
+def mask_at(text: str) -> tuple[int | None, str]:
+    """PATH or FRAME:PATH -> (number of the frame, None = the first; path)."""
+    number, colon, path = text.partition(":")
+    return (int(number), path) if colon and number.isdecimal() and path else (None, text)
+
+
+def box_at(text: str) -> tuple[int | None, int, Box]:
+    """ID:x,y,w,h or FRAME@ID:x,y,w,h -> (number of the frame, None = the first; id; box).  Raises UserError."""
+    found = re.fullmatch(r"\s*(?:(\d+)@)?(\d+):(-?\d+),(-?\d+),(-?\d+),(-?\d+)\s*", text)
+    if not found:
+        raise UserError(f"--box {text!r}: must be ID:x,y,width,height in pixels, as 1:40,20,100,80, or FRAME@ID:...")
+    number = None if found[1] is None else int(found[1])
+    id, x, y, width, height = map(int, found.groups()[1:])
+    if not 1 <= id <= 254:
+        raise UserError(f"--box {text!r}: the id of an object must be 1 to 254")
+    return number, id, (x, y, width, height)
+
+
+def given(
+    video: OwnVideo, masks: Sequence[str], boxes: Sequence[str], start: int = 0, end: int | None = None, every: int = 1
+) -> tuple[dict[int, np.ndarray], dict[int, Frame]]:
+    """The masks given for the frames that `video.frames(start, end, every)` yields: {number: ids uint8 [H,W]}.
+
+    masks, boxes: as `mask_at` and `box_at` read them.  Returns also these frames, {number: Frame}.
+    Warns of masks that look wrong.  Raises UserError for masks and boxes that cannot be followed.
+    """
+    pictures: dict[int, str] = {}
+    for text in masks:
+        number, path = mask_at(text)
+        number = _checked_number(video, start if number is None else number, f"--mask {text}", start, end, every)
+        if number in pictures:
+            raise UserError(
+                f"--mask {text}: {pictures[number]} is given for frame {number}, too; name one mask a frame"
+            )
+        pictures[number] = path
+    drawn: dict[int, dict[int, Box]] = {}
+    for text in boxes:
+        number, id, box = box_at(text)
+        number = _checked_number(video, start if number is None else number, f"--box {text}", start, end, every)
+        if id in drawn.setdefault(number, {}):
+            raise UserError(f"--box {text}: object {id} has a box at frame {number} already")
+        drawn[number][id] = box
+    if not pictures and not drawn:
+        raise UserError("--video: needs --mask PICTURE, or --box ID:x,y,w,h, which say what to follow")
+    colours: dict[Colour, int] = {}
+    found = {number: _read(pictures[number], video.size, colours) for number in sorted(pictures)}
+    shown = {number: video.frame(number) for number in sorted({*pictures, *drawn})}
+    for number, of_frame in drawn.items():
+        below = found.get(number)
+        found[number] = grabcut(shown[number].pixels, of_frame)
+        if below is not None:
+            both = ids_in(below) & {*of_frame}
+            if both:
+                raise UserError(f"--box of object {min(both)}: {pictures[number]} holds this object at the same frame")
+            found[number] = np.where(found[number] > 0, found[number], below)
+    return dict(sorted(found.items())), shown
+
+
+def _checked_number(video, number, option, start, end, every):
+    """The number of a frame that is followed."""
+    if end is not None and number >= end or number < start or (number - start) % every:
+        followed = f"{start}, {start + every}, ... before {end if end is not None else 'the end'}"
+        raise UserError(f"{option}: frame {number} is left out; followed are {followed}")
+    if video.count is not None and number >= video.count:
+        raise UserError(f"{option}: the video has {video.count} frames, 0 to {video.count - 1}")
+    return number
+
+
+def _read(path, size, colours):
+    """The ids of a mask of the video's size."""
+    ids = read_mask(path, colours)
+    if ids.shape != size:
+        old, new = (f"{width}x{height}" for height, width in (size, ids.shape))
+        raise UserError(f"{path}: is {new}, the video {old}; save the mask at the video's size")
+    if not ids.any():
+        raise UserError(f"{path}: holds no object; paint one on a black background")
+    for doubt in doubts(path, ids):
+        warnings.warn(f"{path}: {doubt}", stacklevel=2)
+    return ids

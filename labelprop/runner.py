@@ -93,28 +93,35 @@ def segment(sequence, tracker, given, vos, vis, pool, tick):
 
     given: sequence.given().  While the device computes, the tracker reads ahead and the pool writes behind.
     """
-    unmasked = deque()  # frames that were read and have no mask yet
 
-    def read():
-        for frame in sequence.frames():
-            unmasked.append(frame)
-            yield frame
-
-    def rows(masks):
-        for ids, name, written in zip(masks, sequence.frame_names, sequence.written, strict=True):
-            frame = unmasked.popleft()
+    def rows(masked):
+        for (frame, ids), name, written in zip(masked, sequence.frame_names, sequence.written, strict=True):
             tick()
             if written:
                 yield name, ids, frame
 
     try:
         with (
-            closing(tracker.segment(read(), given)) as masks,
-            closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masks), WAITING)) as written,
+            closing(pairs(sequence.frames(), tracker, given)) as masked,
+            closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masked), WAITING)) as written,
         ):
             deque(written, maxlen=0)
     except UserError as error:
         raise UserError(f"{sequence.name}: {error}") from error
+
+
+def pairs(frames, tracker, given, pixels=lambda frame: frame, **options):
+    """(frame, what tracker.segment yields for it), frame after frame.  pixels(frame): its picture; options: to it."""
+    unmasked = deque()  # frames that were read and have no mask yet
+
+    def read():
+        for frame in frames:
+            unmasked.append(frame)
+            yield pixels(frame)
+
+    with closing(tracker.segment(read(), given, **options)) as masks:
+        for result in masks:
+            yield unmasked.popleft(), result
 
 
 def write(name, ids, frame, vos, vis):
