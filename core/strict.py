@@ -47,6 +47,8 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not valid YAML: {error}") from None
+    if content is None:
+        raise UserError(f"{path}: the file is empty; it must hold a mapping of sections")
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a mapping of sections, found {type(content).__name__}")
     base = content.pop("base", None)

@@ -30,7 +30,8 @@ def check_root(root: str | Path) -> Path:
     """root as a Path; UserError where there is no such folder."""
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"data root {root}: no such folder; set data.root to the folder that holds the videos")
+        wrong = "is a file" if root.exists() else "no such folder"
+        raise UserError(f"data root {root}: {wrong}; set data.root to the folder that holds the videos")
     return root
 
 

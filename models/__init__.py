@@ -48,6 +48,11 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
         return Timm(name, {"": "pretrained", "untrained": None}.get(path, path)).eval()
     if source.endswith(".safetensors"):
         return _given_away(source)
+    if not Path(source).exists():
+        from models.backbones.timm import is_known
+
+        if is_known(source):
+            raise UserError(f"{source}: no such checkpoint; timm has a network of that name: timm:{source}")
     content = read(source)
     if _ours(content):
         described = configuration.from_dict(content["config"], CONFIGS, source=f"{source} (config)")

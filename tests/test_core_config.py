@@ -103,6 +103,10 @@ def test_messages_name_the_file_and_missing_keys(tmp_path):
     broken.write_text("- a\n")
     with pytest.raises(UserError, match="mapping of sections, found list"):
         models.read_config(broken)
+    for nothing in ("", "# all of it is a comment\n"):
+        broken.write_text(nothing)
+        with pytest.raises(UserError, match=r"broken\.yaml: the file is empty"):
+            models.read_config(broken)
     with pytest.raises(UserError, match="did you mean 'broken'"):
         models.read_config(tmp_path / "brokn.yaml")
 

@@ -142,6 +142,9 @@ def test_a_frame_that_vanished_is_unreadable(root):
 def test_no_folder_and_no_frames(tmp_path):
     with pytest.raises(UserError, match="nowhere.*no such folder"):
         Reader(tmp_path / "nowhere")
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(UserError, match=r"clip.mp4: is a file; .* the folder"):
+        Reader(tmp_path / "clip.mp4")
     (tmp_path / "empty/deep").mkdir(parents=True)
     with pytest.raises(UserError, match=r"empty: no frames found.*\.jpg, \.jpeg, \.png"):
         Reader(tmp_path / "empty")

@@ -182,6 +182,11 @@ def test_files_must_fit(timm, tmp_path):
         checkpoint.load(broken)
 
 
+def test_a_name_of_timm_without_its_prefix_is_told(timm):
+    with pytest.raises(UserError, match="resnet18: no such checkpoint.*timm:resnet18"):
+        models.load("resnet18")
+
+
 @pytest.mark.parametrize("version", ["1.0.9", "0.9.16.dev0"])
 def test_releases_that_may_run_code_are_refused(timm, monkeypatch, version):
     monkeypatch.setattr(timm, "__version__", version)

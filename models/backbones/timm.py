@@ -89,6 +89,14 @@ class Timm(Extractor):
             )
 
 
+def is_known(name: str) -> bool:
+    """Whether timm is here and has a network of that name."""
+    try:
+        return _library().is_model(name)
+    except UserError:
+        return False
+
+
 def _library():
     """The package timm."""
     try:
