@@ -17,12 +17,13 @@ import yaml
 import models
 from core import distributed, schedule
 from core.atomic import replacing
-from core.devices import autocast, pick
+from core.devices import pick
 from core.errors import UserError, reported
 from core.schema import as_plain
 from datasets import clip
 from training import optim
 from training.evaluators import Validation, aside
+from training.gradients import gradients
 from training.logbook import Logbook, Meter, report
 from training.run import Run
 from training.stop import Stop, Stopped
@@ -46,11 +47,7 @@ def step(run, model, batch, progress):
     config = run.config
     lr = schedule.learning_rate(config.schedule, config.base_lr, progress)
     optim.set_rates(run.optimiser, lr, schedule.weight_decay(config.schedule, config.optim.weight_decay, progress))
-    batch = {name: value.to(run.device, non_blocking=True) for name, value in batch.items()}
-    with autocast(run.device, config.optim.precision):
-        losses = model(batch)
-    run.optimiser.zero_grad(set_to_none=True)
-    run.scaler.scale(losses.total).backward()
+    losses = gradients(run, model, batch, progress)
     run.method.before_step(progress)
     if config.optim.clip_norm:
         run.scaler.unscale_(run.optimiser)
@@ -59,7 +56,7 @@ def step(run, model, batch, progress):
     run.scaler.update()
     run.method.after_step(progress)
     run.step += 1
-    return {"total": losses.total.detach(), **losses.terms}, lr
+    return losses, lr
 
 
 def last_step(config, loader):

@@ -103,6 +103,8 @@ class Data(Section):
     root: folder of frame folders or of video files.  list: optional text file naming frames or videos.
     reader: a name of datasets.readers.  folder_fps: frames a second of the video that a folder of frames holds,
     asked for with clip.fps.  bad_share: share of unreadable clips above which training stops.
+    batch_size: clips of one step, of all processes together.  accumulate: equal parts in which each process computes
+    its share of them, one after another, for memory: their gradients are added up.
     """
 
     root: str
@@ -112,6 +114,7 @@ class Data(Section):
     workers: Annotated[int, at_least(0)] = 4
     folder_fps: Annotated[float | None, above(0)] = None
     bad_share: Annotated[float, between(0, 1)] = 0.05
+    accumulate: Annotated[int, at_least(1)] = 1
 
 
 @dataclass(frozen=True)

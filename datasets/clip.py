@@ -285,6 +285,9 @@ def loader(config: RunConfig, views: Callable, device: torch.device | str) -> Cl
     reader = readers.opened(data.reader, data.root, data.list)
     clips = ClipDataset(reader, config.clip, views, config.seed, data.folder_fps)
     rank, world = distributed.rank(), distributed.world_size()
+    if data.batch_size % (data.accumulate * world):
+        of = f"data.accumulate = {data.accumulate}" + (f" times the {world} processes sharing it" if world > 1 else "")
+        raise UserError(f"data.batch_size = {data.batch_size}: must be a multiple of {of}")
     return ClipLoader(clips, data.batch_size, data.workers, data.bad_share, device, rank, world)
 
 

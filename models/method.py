@@ -43,10 +43,20 @@ class Method(nn.Module):
 
     #: what tracking uses
     extractor: Extractor
+    #: why a batch cannot be computed in parts (data.accumulate); "" where the loss is the mean of the parts' losses
+    undivided = ""
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         """The paper's loss of a batch as Views make it, stacked, on the method's device; pictures are still uint8."""
         raise NotImplementedError
+
+    def prepare(self, parts: list[dict[str, Tensor]], progress: Progress) -> list[dict[str, Tensor]]:
+        """The parts of a training batch, each with all that it must know of the others and of the run.
+
+        parts: of equal size, mostly one; each goes through `forward` on its own afterwards.  INO draws its mask and
+        asks its teacher here.
+        """
+        return parts
 
     def before_step(self, progress: Progress) -> None:
         """Called between backward and the optimiser's step (INO freezes its last layer here)."""

@@ -1,6 +1,9 @@
 """Small versions of real things, for quick tests."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import torch
 from PIL import Image
 
 from models.methods import crw, dul, ino
@@ -66,6 +69,14 @@ def crw_config(**changes):
         patch_area=(0.7, 0.9),
     )
     return crw.Config(**{**values, **changes})
+
+
+def run_of(method, accumulate):
+    """A method in a run that has nothing but what gradients need."""
+    parts = SimpleNamespace(data=SimpleNamespace(accumulate=accumulate), optim=SimpleNamespace(precision="fp32"))
+    optimiser = torch.optim.SGD(method.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return SimpleNamespace(method=method, optimiser=optimiser, scaler=scaler, device=torch.device("cpu"), config=parts)
 
 
 def write_videos(root, videos=6, frames=8, size=(72, 96), seed=0):

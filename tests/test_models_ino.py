@@ -13,9 +13,18 @@ from core.errors import UserError
 from core.schedule import Progress
 from core.schema import Optim
 from models.methods import ino, ino_views
-from models.methods.ino_losses import Temperatures, in_aff_loss, in_mim_loss, out_loss
-from tests.small import ino_config
+from models.methods.ino_losses import (
+    Temperatures,
+    frame_means,
+    in_aff_loss,
+    in_mim_loss,
+    out_loss,
+    pair_means,
+    trail,
+)
+from tests.small import ino_config, run_of
 from training import optim
+from training.gradients import gradients
 
 START = Progress(step=0, steps_per_epoch=5, total_steps=10)
 
@@ -74,17 +83,44 @@ def test_forward_is_the_three_terms_of_what_both_networks_put_out():
                     local[b, t, crop] = run(method.student, batch["local"][b, t, crop])[0]
     tau = Temperatures(0.1, 0.04)
     frames = lambda x: x.transpose(0, 1)
-    out, after_class = out_loss(frames(student), local.permute(1, 2, 0, 3), frames(teacher), centre_class, tau, 0.9)
-    in_mim, after_patch = in_mim_loss(frames(student_patch), frames(teacher_patch), centre_patch, tau, 0.9)
+    centres_class = trail(centre_class, pair_means(frames(teacher)), 0.9)
+    centres_patch = trail(centre_patch, frame_means(frames(teacher_patch)), 0.9)
+    out = out_loss(frames(student), local.permute(1, 2, 0, 3), frames(teacher), centres_class, tau)
+    in_mim = in_mim_loss(frames(student_patch), frames(teacher_patch), centres_patch, tau)
     in_aff = in_aff_loss(frames(student_patch), frames(teacher_patch), tau)
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     close(losses.terms["out"], out)
     close(losses.terms["in_mim"], in_mim)
     close(losses.terms["in_aff"], in_aff)
     close(losses.total.detach(), out + in_mim + in_aff)
-    close(method.centre_class, after_class)
-    close(method.centre_patch, after_patch)
+    close(method.centre_class, centres_class[-1])
+    close(method.centre_patch, centres_patch[-1])
     assert out > 0 and in_mim > 0 and in_aff > 0
+
+
+def test_the_terms_are_weighted():
+    plain, weighted = (method_of(drop_path=0.0, mask_chance=1.0, **weights) for weights in ({}, WEIGHTS))
+    losses = []
+    for method in (plain, weighted):
+        torch.manual_seed(5)
+        losses.append(method(batch_of()))
+    terms = losses[1].terms
+    assert all(torch.equal(terms[name], value) for name, value in losses[0].terms.items())
+    torch.testing.assert_close(losses[0].total, sum(terms.values()))
+    torch.testing.assert_close(losses[1].total, 0.5 * terms["out"] + 2 * terms["in_aff"])
+
+
+WEIGHTS = {"out_weight": 0.5, "in_mim_weight": 0.0, "in_aff_weight": 2.0}
+
+
+def test_the_teachers_temperature_warms_up():
+    method = method_of(teacher_warmup_temperature=0.02, teacher_warmup_epochs=2, teacher_temperature=0.04)
+    at = lambda step: float(method.prepare([batch_of()], Progress(step, 5, 30))[0]["teacher_temperature"])
+    assert [at(step) for step in (0, 5, 10, 20)] == pytest.approx([0.02, 0.03, 0.04, 0.04])
+    assert float(method_of().prepare([batch_of()], START)[0]["teacher_temperature"]) == pytest.approx(0.04)
+    for half in ({"teacher_warmup_temperature": 0.02}, {"teacher_warmup_epochs": 2}):
+        with pytest.raises(UserError, match="method.teacher_warmup_temperature"):
+            method_of(**half)
 
 
 def test_steps_lower_the_loss_towards_a_teacher_that_stays():
@@ -261,10 +297,9 @@ def _rank(rank, port, queue):
     method = method_of(mask_chance=1.0, drop_path=0.0)
     model = torch.nn.parallel.DistributedDataParallel(method)
     torch.manual_seed(100 + rank)  # of its own, as in training
-    mine = {name: value[rank : rank + 1] for name, value in batch_of().items()}
+    mine = {name: value[2 * rank : 2 * rank + 2] for name, value in batch_of(clips=4).items()}
     for _ in range(2):
-        losses = model(mine)
-        losses.total.backward()
+        gradients(run_of(method, accumulate=2), model, mine, START)
     method.eval()(mine)  # must not wait for the other rank
     gradient = method.student.backbone.patch_embed.proj.weight.grad
     queue.put((rank, method.centre_class.tolist(), method.centre_patch.tolist(), gradient.flatten()[:50].tolist()))
@@ -273,7 +308,7 @@ def _rank(rank, port, queue):
     distributed.stop()
 
 
-def test_two_processes_share_mask_centres_and_gradient_with_one():
+def test_two_processes_and_parts_share_mask_centres_and_gradient_with_one_batch():
     import socket
 
     with socket.socket() as free:
@@ -292,7 +327,7 @@ def test_two_processes_share_mask_centres_and_gradient_with_one():
     alone = method_of(mask_chance=1.0, drop_path=0.0)
     torch.manual_seed(100)
     for _ in range(2):
-        alone(batch_of()).total.backward()
+        gradients(run_of(alone, accumulate=1), alone, batch_of(clips=4), START)
     gradient = alone.student.backbone.patch_embed.proj.weight.grad.flatten()[:50]
     for ours, theirs in zip(first[1:], (alone.centre_class, alone.centre_patch, gradient)):
         torch.testing.assert_close(torch.tensor(ours), theirs, atol=2e-5, rtol=1e-3)

@@ -152,6 +152,8 @@ def test_mistakes_have_code_2_and_no_traceback(project):
     cases = {
         ("--set", "data.root=/absent/videos"): "/absent/videos",
         ("--set", "optim.lrr=1"): "did you mean 'lr'",
+        ("--set", "data.accumulate=3"): "data.batch_size = 2: must be a multiple of data.accumulate = 3",
+        ("--set", "data.accumulate=2"): "data.accumulate = 2: must be 1 for dul",
         ("--set", "validation.root=/absent/davis"): "/absent/davis",
         ("--resume", "/absent/last.pth"): "/absent/last.pth",
     }
@@ -191,6 +193,19 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(project, tmp_path):
     with pytest.raises(UserError, match=f"step 7: extractor.head.conv2.bias is NaN or infinite.*{tmp_path}/last.pth"):
         run.save()
     assert checkpoint.load(run.last)["step"] == 0
+
+
+def test_a_checkpoint_older_than_a_key_goes_on_with_its_default(project, tmp_path):
+    config = models.read_config(project[0])
+    run = Run(models.build(config), config, tmp_path, torch.device("cpu"))
+    run.save()
+    content = checkpoint.load(run.last)
+    del content["config"]["clip"]["clips_per_video"]
+    checkpoint.save(run.last, content)
+    run.restore(run.last)
+    other = models.read_config(project[0], ["clip.clips_per_video=2"])
+    with pytest.raises(UserError, match="clip.clips_per_video: 1 there, 2 here"):
+        Run(models.build(other), other, tmp_path, torch.device("cpu")).restore(run.last)
 
 
 def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):

@@ -49,7 +49,8 @@ class Validation:
         spread = {"gap": self.settings.clips_gap, "step": config.clip.step or "whole"}
         clip = dataclasses.replace(config.clip, **spread, fps=None, clips_per_video=1)
         clips = ClipDataset(vos_sequences.SequenceReader(self.sequences), clip, views, config.seed)
-        self.loader = ClipLoader(clips, min(config.data.batch_size, len(clips)), 0, config.data.bad_share, device)
+        size = min(config.data.batch_size // config.data.accumulate, len(clips))
+        self.loader = ClipLoader(clips, size, 0, config.data.bad_share, device)
 
     def measure(self, run, book, stop):
         """Log everything and keep the best network.  A signal ends it and nothing of it counts: it is due again."""

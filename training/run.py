@@ -1,5 +1,6 @@
 """The state of a training run: what changes step by step, saved and restored as one."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What may differ when a run goes on: where things lie and what is told, not what is computed.
 _FREE_SECTIONS = {"log", "validation", "propagation"}
-_FREE_KEYS = {"data.root", "data.list", "data.workers", "data.bad_share", "schedule.steps", "protocol"}
+_FREE_KEYS = {f"data.{key}" for key in ("root", "list", "workers", "bad_share", "accumulate")}
+_FREE_KEYS |= {"schedule.steps", "protocol"}
 
 
 class NotFinite(UserError):
@@ -33,6 +35,9 @@ class Run:
     """
 
     def __init__(self, method, config, folder, device, init=None):
+        parts = config.data.accumulate
+        if parts > 1 and method.undivided:
+            raise UserError(f"data.accumulate = {parts}: must be 1 for {config.method.name}: {method.undivided}")
         self.config, self.folder, self.device, self.init = config, Path(folder), device, init
         self.method = method.to(device, memory_format=torch.channels_last)
         if device.type == "cuda" and distributed.world_size() > 1:
@@ -88,7 +93,7 @@ class Run:
         content = checkpoint.load(path)
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
-        _same_run(content["config"], as_plain(self.config), path)
+        _same_run(content["config"], self.config, path)
         if self.init and self.init != content["init"]:
             raise UserError(
                 f"{path}: belongs to a run that did not start from {self.init}; leave --init out to go on with it, "
@@ -112,9 +117,9 @@ class Run:
         return self.folder / "last.pth"
 
 
-def _same_run(saved, wanted, path):
+def _same_run(saved, config, path):
     """Going on with other numbers would be a run that no configuration describes."""
-    old, new = _flat(saved), _flat(wanted)
+    old, new = {**_defaults(config), **_flat(saved)}, _flat(as_plain(config))
     changed = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
         for key in {**old, **new}
@@ -127,6 +132,18 @@ def _same_run(saved, wanted, path):
             f"run from its weights add --init {path} and name another --run-dir "
             f"(launch/train.sh: INIT={path} RUN_ID=NAME before the same command)"
         )
+
+
+def _defaults(config):
+    """The values of keys that are younger than a checkpoint, which does not hold them."""
+    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        f"{name}.{field.name}": field.default
+        for name, section in sections.items()
+        if dataclasses.is_dataclass(section)
+        for field in dataclasses.fields(section)
+        if field.default is not dataclasses.MISSING
+    }
 
 
 def _flat(sections):

@@ -58,6 +58,8 @@ class Config(Section):
 class Method(BaseMethod):
     """The network, and the self-training loss on its layer `key`."""
 
+    undivided = "the anchors of all clips of a batch are the classes of one loss; lower data.batch_size, or add GPUs"
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config

@@ -20,7 +20,15 @@ from models.backbones.vit import DEPTH, Backbone, ViT
 from models.method import Losses
 from models.method import Method as BaseMethod
 from models.methods.ino_head import Head
-from models.methods.ino_losses import Temperatures, in_aff_loss, in_mim_loss, out_loss
+from models.methods.ino_losses import (
+    Temperatures,
+    frame_means,
+    in_aff_loss,
+    in_mim_loss,
+    out_loss,
+    pair_means,
+    trail,
+)
 from models.methods.ino_pictures import training_sample
 from models.methods.ino_views import Views
 
@@ -37,7 +45,9 @@ class Config(Section):
     global_px, local_px: sides of the crops.  global_area, local_area: their share of the frame's area.
     mask_chance: of a batch with masked patches; mask_share: of the patches, then.  centre_momentum: what the
     centres keep at every use.  teacher_momentum: at the first step; it ends at 1.  frozen_epochs: how long
-    the head's last layer waits.
+    the head's last layer waits.  teacher_warmup_temperature: at the first step, if at all; from there the teacher's
+    temperature goes, in a straight line, to teacher_temperature in teacher_warmup_epochs.  out_weight, in_mim_weight,
+    in_aff_weight: of the loss's terms.
     """
 
     name: Literal["ino"]
@@ -62,8 +72,16 @@ class Config(Section):
     teacher_momentum: Annotated[float, between(0, 1)]
     frozen_epochs: Annotated[int, at_least(0)]
     inference: Literal["student", "teacher"] = "student"
+    teacher_warmup_temperature: Annotated[float | None, above(0)] = None
+    teacher_warmup_epochs: Annotated[float, at_least(0)] = 0.0
+    out_weight: Annotated[float, at_least(0)] = 1.0
+    in_mim_weight: Annotated[float, at_least(0)] = 1.0
+    in_aff_weight: Annotated[float, at_least(0)] = 1.0
 
     def check(self):
+        warms = self.teacher_warmup_epochs > 0
+        both = warms == (self.teacher_warmup_temperature is not None)
+        self.require("teacher_warmup_temperature", both, "given if and only if method.teacher_warmup_epochs is above 0")
         for key in ("image_px", "global_px", "local_px"):
             whole = getattr(self, key) % self.patch == 0
             self.require(key, whole, f"a multiple of method.patch = {self.patch}")
@@ -102,35 +120,65 @@ class Method(BaseMethod):
         return ViT(network.backbone, self.config.feature_block)
 
     def forward(self, batch):
-        """batch: global [B,T,3,g,g], local [B,T,L,3,l,l], uint8.  -> Losses: out, in_mim, in_aff."""
+        """batch: global [B,T,3,g,g], local [B,T,L,3,l,l], uint8, prepared or not.  -> Losses: out, in_mim, in_aff."""
+        if "mask" not in batch:
+            (batch,) = self.prepare([batch])
         whole, local = (by_frame(normalise(batch[name])) for name in ("global", "local"))  # [T,B,...]
         T, B, L = local.shape[:3]
-        if T % 2:
-            raise UserError(f"clip.frames = {T}: must be even for ino, which pairs the frames of its two halves")
-        mask = self._draw_mask(whole)
-        places = mask.nonzero()[:, 0]
-        with torch.no_grad():
-            teacher = self.teacher(whole.flatten(0, 1), places=places)
-        student = self.student(whole.flatten(0, 1), mask, places)
+        student = self.student(whole.flatten(0, 1), batch["mask"], batch["places"])
         local_TBLK = self.student(local.flatten(0, 2))[0].unflatten(0, (T, B, L))
         student_class, student_patch = (outputs.unflatten(0, (T, B)) for outputs in student)
-        teacher_class, teacher_patch = (outputs.unflatten(0, (T, B)) for outputs in teacher)
+        teacher_class, teacher_patch = batch["teacher_class"], batch["teacher_patch"]
 
         with torch.autocast(whole.device.type, enabled=False):
-            temperatures = Temperatures(self.config.student_temperature, self.config.teacher_temperature)
-            # Validation must leave no trace, and the first process is alone with it.
-            momentum = self.config.centre_momentum if self.training else 1.0
+            tau = Temperatures(self.config.student_temperature, batch["teacher_temperature"])
             local_TLBK = local_TBLK.transpose(1, 2)
-            out, centre_class = out_loss(
-                student_class, local_TLBK, teacher_class, self.centre_class, temperatures, momentum
-            )
-            in_mim, centre_patch = in_mim_loss(student_patch, teacher_patch, self.centre_patch, temperatures, momentum)
-            in_aff = in_aff_loss(student_patch, teacher_patch, temperatures)
-        # In place: DistributedDataParallel holds on to the buffers it found.
-        self.centre_class.copy_(centre_class)
-        self.centre_patch.copy_(centre_patch)
-        terms = {"out": out, "in_mim": in_mim, "in_aff": in_aff}
-        return Losses(out + in_mim + in_aff, {name: term.detach() for name, term in terms.items()})
+            terms = {
+                "out": out_loss(student_class, local_TLBK, teacher_class, batch["centres_class"], tau),
+                "in_mim": in_mim_loss(student_patch, teacher_patch, batch["centres_patch"], tau),
+                "in_aff": in_aff_loss(student_patch, teacher_patch, tau),
+            }
+            total = torch.stack([getattr(self.config, f"{name}_weight") * term for name, term in terms.items()]).sum()
+        return Losses(total, {name: term.detach() for name, term in terms.items()})
+
+    @torch.no_grad()
+    def prepare(self, parts, progress=None):
+        """Adds the mask, which is one for the batch, and all that is the teacher's.
+
+        The teacher sees the whole batch before the student sees its first part: between two uses a centre moves by the
+        mean of the batch.  progress: None = at the temperature that the teacher ends with.
+        """
+        T = parts[0]["global"].shape[1]
+        if T % 2:
+            raise UserError(f"clip.frames = {T}: must be even for ino, which pairs the frames of its two halves")
+        mask = self._draw_mask(parts[0]["global"])
+        places = mask.nonzero()[:, 0]
+        images = (by_frame(normalise(part["global"])).flatten(0, 1) for part in parts)
+        seen = [[out.unflatten(0, (T, -1)) for out in self.teacher(each, places=places)] for each in images]
+        shared = {
+            "mask": mask,
+            "places": places,
+            "centres_class": self._move(self.centre_class, [pair_means(of_class) for of_class, _ in seen]),
+            "centres_patch": self._move(self.centre_patch, [frame_means(of_patch) for _, of_patch in seen]),
+            "teacher_temperature": torch.full((), self._teacher_temperature(progress), device=mask.device),
+        }
+        return [
+            {**part, **shared, "teacher_class": of_class, "teacher_patch": of_patch}
+            for part, (of_class, of_patch) in zip(parts, seen)
+        ]
+
+    def _move(self, centre, means):
+        """Move a centre by the means [U,K] of each part of a batch -> it at every use [U+1,K], see `trail`."""
+        # Validation must leave no trace, and the first process is alone with it.
+        momentum = self.config.centre_momentum if self.training else 1.0
+        centres = trail(centre, distributed.mean(torch.stack(means).mean(0)), momentum)
+        centre.copy_(centres[-1])  # in place: DistributedDataParallel holds on to the buffers it found
+        return centres
+
+    def _teacher_temperature(self, progress):
+        first, last = self.config.teacher_warmup_temperature, self.config.teacher_temperature
+        warmup = self.config.teacher_warmup_epochs * progress.steps_per_epoch if progress else 0
+        return last if first is None or progress.step >= warmup else first + (last - first) * progress.step / warmup
 
     def before_step(self, progress):
         """The head's last layer rests in the first epochs."""

@@ -2,17 +2,14 @@
 
 Legend: T frames, B clips, V views, L local crops a frame, n masked patches, K outputs of the head.
 
-A centre [K] keeps all teacher outputs from turning into one: it is taken from the teacher's outputs, and
-follows their mean; `momentum` is the share of itself that it keeps at every use (1: it stays).  Functions that use one
-return (loss, the centre after use).
+A centre [K] keeps all teacher outputs from turning into one: it is taken from the teacher's outputs, and moves towards
+their mean after each use.  `trail` gives it at every use.
 """
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-
-from core import distributed
 
 
 class Temperatures(NamedTuple):
@@ -27,48 +24,58 @@ def targets(teacher, centre, temperature):
     return ((teacher.detach() - centre) / temperature).softmax(-1)
 
 
-def moved(centre, teacher, momentum):
-    """The centre after use: EMA of the mean of the teacher's rows [..,K], those of all ranks."""
-    if momentum == 1:
-        return centre
-    mean = distributed.mean(teacher.detach().flatten(0, -2).mean(0))
-    return centre * momentum + mean * (1 - momentum)
+def trail(centre, means_UK, momentum):
+    """The centre at each of U uses and after the last, [U+1,K]: EMA of the means of what the teacher puts out at each.
+
+    momentum: the share of itself that it keeps, 1 = it stays.
+    """
+    centres = [centre]
+    for mean in means_UK:
+        centres.append(centres[-1] * momentum + mean * (1 - momentum))
+    return torch.stack(centres)
 
 
-def between_views(student_VBK, teacher_UBK, centre, temperatures, momentum):
+def pair_means(teacher_TBK):
+    """The teacher's mean over each pair of frames t and t + T/2, [T/2,K]: for the centre of `out_loss`."""
+    return teacher_TBK.unflatten(0, (2, -1)).mean((0, 2))
+
+
+def frame_means(teacher_TBnK):
+    """The teacher's mean over each frame, [T,K], or [0,K] when nothing is masked: for the centre of `in_mim_loss`."""
+    return teacher_TBnK.mean((1, 2))[: len(teacher_TBnK) if teacher_TBnK.shape[2] else 0]
+
+
+def between_views(student_VBK, teacher_UBK, centre, temperatures):
     """Mean cross entropy over all pairs of different views; the first U views of the student are the teacher's."""
     U, V, B = len(teacher_UBK), len(student_VBK), student_VBK.shape[1]
     logs = (student_VBK / temperatures.student).log_softmax(-1)
     entropy = -torch.einsum("ubk,vbk->uv", targets(teacher_UBK, centre, temperatures.teacher), logs) / B
     same = torch.eye(U, V, device=entropy.device, dtype=torch.bool)
-    loss = entropy.masked_fill(same, 0).sum() / (U * V - U)
-    return loss, moved(centre, teacher_UBK, momentum)
+    return entropy.masked_fill(same, 0).sum() / (U * V - U)
 
 
-def out_loss(student_TBK, local_TLBK, teacher_TBK, centre, temperatures, momentum):
-    """Class tokens of global and local crops; frame t is paired with t + T/2, mean over the pairs."""
+def out_loss(student_TBK, local_TLBK, teacher_TBK, centres, temperatures):
+    """Class tokens of global and local crops; frame t is paired with t + T/2, mean over the pairs.  A centre a pair."""
     half, losses = len(student_TBK) // 2, []
     for t in range(half):
         pair = [t, t + half]
         views = torch.cat([student_TBK[pair], local_TLBK[pair].flatten(0, 1)])
-        loss, centre = between_views(views, teacher_TBK[pair], centre, temperatures, momentum)
-        losses.append(loss)
-    return torch.stack(losses).mean(), centre
+        losses.append(between_views(views, teacher_TBK[pair], centres[t], temperatures))
+    return torch.stack(losses).mean()
 
 
-def in_mim_loss(student_TBnK, teacher_TBnK, centre, temperatures, momentum):
+def in_mim_loss(student_TBnK, teacher_TBnK, centres, temperatures):
     """Masked patches, same place: the student, who does not see it, tells what the teacher sees there.
 
-    0 when nothing is masked.  The centre moves frame by frame.
+    0 when nothing is masked.  A centre a frame.
     """
     if student_TBnK.shape[2] == 0:
-        return student_TBnK.sum(), centre
+        return student_TBnK.sum()
     losses = []
-    for student, teacher in zip(student_TBnK, teacher_TBnK):
+    for student, teacher, centre in zip(student_TBnK, teacher_TBnK, centres):
         logs = (student / temperatures.student).log_softmax(-1)
         losses.append(-(targets(teacher, centre, temperatures.teacher) * logs).sum(-1).mean())
-        centre = moved(centre, teacher, momentum)
-    return torch.stack(losses).mean(), centre
+    return torch.stack(losses).mean()
 
 
 def in_aff_loss(student_TBnK, teacher_TBnK, temperatures):
