@@ -71,7 +71,7 @@ def parse():
     add("--overwrite", action="store_true", help="do finished sequences again")
     add("--no-vis", action="store_true", help="no overlays")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--precision", default="auto", choices=("auto", *devices.DTYPES), help="auto: fp16 on a GPU, fp32 on a CPU")
+    add("--precision", default="fp32", choices=devices.DTYPES, help="of the network (default: fp32)")
     add("--batch", type=positive, metavar="FRAMES", help="through the network at a time (default: GPU 4, CPU 1)")
     add("--compile", action="store_true", help="torch.compile the network: pays for many frames of few sizes")
     add("--max-side", type=int, metavar="PX", help="work on larger frames at this size; masks keep the video's own")

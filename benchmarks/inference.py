@@ -105,7 +105,7 @@ def main(argv=None):
     add("--config", help="with untrained; default: DUL's ResNet-18")
     add("--key", help="feature layer, default: the network's first")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--precision", default="auto", choices=("auto", *devices.DTYPES))
+    add("--precision", default="fp32", choices=devices.DTYPES)
     add("--compile", action="store_true", help="torch.compile the network")
     add("--batch", type=int, help="when overlapped; default: as in infer_vos.py")
     args = parser.parse_args(argv)

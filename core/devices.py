@@ -35,11 +35,3 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "fp32"
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
-
-
-def inference_precision(device: torch.device, name: str) -> str:
-    """The precision of the network in inference: "auto" = fp16 on a GPU, fp32 on a CPU; others as they are.
-
-    A GPU's convolutions round float32 to the 10 bits of TF32 by torch's default; fp16 has as many, at twice the rate.
-    """
-    return name if name != "auto" else "fp16" if device.type == "cuda" else "fp32"

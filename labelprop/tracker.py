@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.schema import Propagation
 from core.suggest import suggestion
 from labelprop.backends import choose
-from labelprop.video import Video, as_ids, landed
+from labelprop.video import Video, as_ids
 
 BATCH = {"cpu": 1, "cuda": 4}  # frames through the network at a time; a CPU gains nothing by more
 AHEAD = 2  # batches that are read in advance
@@ -30,7 +30,7 @@ class Tracker:
     It is moved to the device, channels last, and set to evaluation mode.
     layer: of the extractor, None = its default.  protocol: a file of configs/protocols by its name or a
     core.schema.Propagation, None = the extractor's own.  device: "auto", "cpu", "cuda" or a torch.device.
-    precision: of the network, "auto", "fp32", "bf16" or "fp16", as core.devices.inference_precision has it.
+    precision: of the network, "fp32", "bf16" or "fp16".
     batch: frames through the network at a time in `segment`, None = BATCH.  compiled: by torch.compile.
     backend: as for labelprop.propagate.  max_side: larger frames are tracked at this size, None = as the protocol has
     it; masks keep the size of the video.
@@ -40,16 +40,15 @@ class Tracker:
 
     def __init__(
         self, extractor: Any, layer: str | None = None, protocol: str | Propagation | None = None,
-        device: str | torch.device = "auto", *, precision: str = "auto", batch: int | None = None,
+        device: str | torch.device = "auto", *, precision: str = "fp32", batch: int | None = None,
         compiled: bool = False, backend: str = "auto", max_side: int | None = None,
     ):  # fmt: skip
         self.layer = extractor.layers[0] if layer is None else _one_of("layer", layer, extractor.layers)
-        _one_of("precision", precision, ("auto", *devices.DTYPES))
+        self.precision = _one_of("precision", precision, devices.DTYPES)
         if batch is not None and batch < 1:
             raise UserError(f"batch = {batch}: must be 1 or more")
         self.propagation = _propagation(extractor, protocol, extractor.cell_px(self.layer), max_side)
         self.device = _device(device)
-        self.precision = devices.inference_precision(self.device, precision)
         self.batch, self.backend = batch or BATCH[self.device.type], backend
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
         self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
@@ -79,7 +78,7 @@ class Tracker:
         video = self._video
         mask = None if mask is None else as_ids(mask, video.t)
         (features_Dhw,) = video.features(video.batch([frame], video.t))
-        (result,) = landed([video.step(features_Dhw, mask, confidence)])
+        (result,) = video.landed([video.step(features_Dhw, mask, confidence)])
         return result
 
     def reset(self) -> None:

@@ -44,6 +44,7 @@ class Video:
         self.t = 0  # the frame whose ids `step` gives next
         self.ids: list[int] = []  # the id of each channel
         self.channels: Any = None  # the same as a tensor on the device
+        self.finite = torch.ones((), dtype=torch.bool, device=self.device)  # all features so far
 
     def segment(
         self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], batch: int = 1, ahead: int = 0,
@@ -56,7 +57,7 @@ class Video:
         """
         masks = {t: as_ids(mask, t) for t, mask in masks.items()}
         with closing(self._segmented(frames, masks, batch, ahead, confidence)) as results:
-            yield from landed(results, LANDING if self.device.type == "cuda" else 0)
+            yield from self.landed(results, LANDING if self.device.type == "cuda" else 0)
         late = sorted(t for t in masks if t >= self.t)
         if late:
             warnings.warn(f"masks given for frames {late}, but the video has {self.t} frames", stacklevel=2)
@@ -111,13 +112,22 @@ class Video:
         if features_BDhw.ndim != 4 or len(features_BDhw) != len(inputs):
             shape = tuple(features_BDhw.shape)
             raise ValueError(f"features returned {shape} for {len(inputs)} frames: must be [B,D,h,w]")
-        # Once a video: a GPU would have to wait for the answer every time.
-        if self.t == 0 and not features_BDhw.isfinite().all():
-            raise UserError(
-                "the network's features are not finite numbers; in fp16 they may overflow: compute them in fp32 "
-                "(--precision fp32), or else the checkpoint is damaged"
-            )
+        # A sum of unit vectors is finite where all of them are; it takes a twentieth of the time of asking each number.
+        self.finite = self.finite & features_BDhw.sum().isfinite()
         return features_BDhw
+
+    def landed(self, results: Iterable[Any], lag: int = 0) -> Iterator[Any]:
+        """What `step` returned, as arrays, see `landed`.  UserError where features are no finite numbers.
+
+        The answer comes with the result: a GPU need not wait for it.
+        """
+        for result, finite in landed(((result, self.finite) for result in results), lag):
+            if not finite:
+                raise UserError(
+                    "the network's features are not finite numbers; in fp16 they may overflow: compute them in fp32 "
+                    "(--precision fp32), or else the checkpoint is damaged"
+                )
+            yield result
 
     def step(self, features_Dhw: Tensor, mask: np.ndarray | None = None, confidence: bool = False) -> Any:
         """Ids of the next frame, uint8 [H,W]: an array, or a tensor on the device, perhaps not computed yet.

@@ -363,12 +363,22 @@ def test_max_side_is_checked():
         replace(INO, max_side=8)
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_features_that_are_no_numbers_are_told(ahead):
-    frames, truth = zip(*moving(3))
-    overflown = lambda batch: colours(batch) * torch.inf
+@pytest.mark.parametrize("ahead, batch, bad", [(0, 1, 0), (2, 1, 3), (2, 2, 3)])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_features_that_are_no_numbers_are_told_before_the_masks_of_their_frame(ahead, batch, bad, value):
+    frames, truth = zip(*moving(6))
+    seen, ids = [], []
+
+    def spoilt(inputs):
+        features = colours(inputs).clone()
+        seen.extend(range(len(seen), len(seen) + len(inputs)))
+        if bad in seen:
+            features[-1, 0, 1, 1] = value
+        return features
+
     with pytest.raises(UserError, match="not finite.*--precision fp32"):
-        list(segment_video(frames, {0: truth[0]}, overflown, DUL, ahead=ahead))
+        ids.extend(segment_video(frames, {0: truth[0]}, spoilt, DUL, batch=batch, ahead=ahead))
+    assert len(ids) == bad // batch * batch
 
 
 def test_what_leaves_no_working_size_is_refused():
