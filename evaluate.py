@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from core.errors import UserError, reported
-from core.evaluation import davis, folders, report
+from core.evaluation import davis, folders, page, report
 
 
 def arguments():
@@ -21,7 +21,7 @@ def arguments():
                        "(default: all that are in both folders)")  # fmt: skip
     which.add_argument("--split", metavar="NAME", help="score those of the data set's ImageSets/.../NAME.txt, as val")
     add("--year", choices=tuple(folders.SPLITS), default="2017", help="2016: all ids are one object")
-    add("--out", metavar="DIR", help="write both CSV files and scores.json here, as fractions of 1")
+    add("--out", metavar="DIR", help="write the CSV files, scores.json and report.html here")
     add("--workers", type=int, metavar="N", help="processes (default: one per core, fewer for few frames)")
     return parser.parse_args()
 
@@ -52,11 +52,15 @@ def main():
         folders.check_numbering(annotation)
     left_out = folders.unpaired(args.annotations, args.results) if names is None else []
     print(f"annotations: {args.annotations}", f"results:     {args.results}", *left_out, sep="\n", flush=True)
-    scores = davis.evaluate_folders(pairs, args.workers, single=args.year == "2016")
+    single = args.year == "2016"
+    scores = davis.evaluate_folders(pairs, args.workers, single)
     print(f"scored:      {report.amount(scores)}\n\n{report.table(scores)}")
     if args.out:
         report.write(scores, args.out)
+        photos = {result.name: folders.photos(annotation) for annotation, result in pairs}
+        page.write(Path(args.out) / page.NAME, scores, pairs, photos, single)
         print(f"\nwritten, as fractions: {args.out}/{{{report.GLOBAL_CSV},{report.SEQUENCE_CSV},{report.SCORES_JSON}}}")
+        print(f"to look at:            {args.out}/{page.NAME}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import models
 from core import devices, distributed, protocols, strict, submission
 from core.atomic import replacing
 from core.errors import UserError, reported
-from core.evaluation import davis, report
+from core.evaluation import davis, page, report
 from datasets import own_video, vos_sequences
 from labelprop import Tracker, follow, runner
 
@@ -172,12 +172,14 @@ def score(sequences, masks, out):
     if not scored:
         print(f"no J&F: none of the {len(sequences)} sequences has 3 frames or more that are all annotated")
         return
-    scores = davis.evaluate_folders([(s.annotations, masks / s.name) for s in scored])
+    pairs = [(s.annotations, masks / s.name) for s in scored]
+    scores = davis.evaluate_folders(pairs)
     print(f"\n{report.table(scores)}")
     if len(scored) < len(sequences):
         print(f"left out: {len(sequences) - len(scored)} sequences that are short or not annotated in full")
     report.write(scores, out)
-    print(f"tables: {out}")
+    page.write(out / page.NAME, scores, pairs, {s.name: s.images for s in scored})
+    print(f"tables: {out}\nto look at: {out / page.NAME}")
 
 
 def submit(sequences, masks, path, some):

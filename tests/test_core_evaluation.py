@@ -161,6 +161,7 @@ def test_folders_give_the_scores_of_their_arrays(folders):
         files = [f"{score.sequence}/{t:05d}.png" for t in range(1, 5)]
         rows = [jf.j_and_f(*(read_ids(folder / file) == score.id for folder in folders)) for file in files]
         assert [jf.statistics(measure) for measure in zip(*rows)] == [score.J, score.F]
+        assert score.by_frame == tuple(rows)
     total = davis.overall(scores)
     assert total.J.mean == pytest.approx(np.mean([s.J.mean for s in scores]), abs=1e-15)
     assert davis.evaluate(*folders, sequences=["pair", "late"], workers=2) == scores[1:] + scores[:1]

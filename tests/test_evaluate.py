@@ -56,6 +56,7 @@ def test_what_the_results_hold_is_scored_and_told(told, data):
     assert code == 0 and "mean of 2 objects" in text and "percent" in text and "100.0" in text
     assert str(data / TRUTH) in text and str(data / MASKS) in text and "8 frames of 2 sequences" in text
     assert "without results: 1 sequences: swan" in text and (data / "scores/scores.json").is_file()
+    assert (data / "scores/report.html").read_text().count("data:image/jpeg") == 16  # 2 sequences, 4 frames, 2 sides
     fill(data / MASKS / "emu", 1)
     assert "without annotation: 1 sequences: emu" in told(TRUTH, MASKS)[1]
 

@@ -79,6 +79,8 @@ def test_masks_scores_and_going_on(program, data, tmp_path):
     assert code == 0 and "pair_2" in told and "mean of 3 objects" in told and "[2/2] pair: 5 frames" in told
     assert len(masks(out / "res3_vos")) == 10 and len(list((out / "res3_vis").rglob("*.jpg"))) == 10
     first = (out / "res3_scores/global_results-val.csv").read_text()
+    page = (out / "res3_scores/report.html").read_text()
+    assert page.count("data:image/jpeg") == 12 and '["protocol","DUL: window disc' in page
     assert json.loads((out / "res3_scores/scores.json").read_text())["objects"]["pair_1"]["frames"] == 3
 
     code, told = program(*untrained(data, out, "--key", "res3"))

@@ -41,11 +41,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class ObjectScores(Scores):
-    """J and F of one object over the frames of its sequence.  frames: number of scored frames."""
+    """J and F of one object over the frames of its sequence.  by_frame: (J, F) of every scored frame."""
 
     sequence: str
     id: int
-    frames: int
+    by_frame: tuple[tuple[float, float], ...]
+
+    @property
+    def frames(self) -> int:
+        """Number of scored frames."""
+        return len(self.by_frame)
 
     @property
     def name(self) -> str:
@@ -111,7 +116,7 @@ def score_sequence(annotation, result, single=False) -> list[ObjectScores]:
         raise UserError(f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score")
     J_TM, F_TM = np.moveaxis(measure(paths, result, objects, *tables), 2, 0)
     return [
-        ObjectScores(jf.statistics(J_T), jf.statistics(F_T), result.name, id, len(J_T))
+        ObjectScores(jf.statistics(J_T), jf.statistics(F_T), result.name, id, tuple(zip(J_T.tolist(), F_T.tolist())))
         for id, J_T, F_T in zip(objects, J_TM.T, F_TM.T)
     ]
 

@@ -91,6 +91,15 @@ def listed(names):
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
+def photos(annotation: Path) -> list[Path]:
+    """The frames of a sequence, in JPEGImages where its masks are in Annotations; none where there are none."""
+    parts = absolute(annotation).parts
+    if "Annotations" not in parts:
+        return []
+    beside = Path(*("JPEGImages" if part == "Annotations" else part for part in parts))
+    return sorted(beside / name for name in iglob("*.*", root_dir=beside))
+
+
 def unpaired(annotations: Path, results: Path) -> list[str]:
     """Lines that name the sequences which only one of the folders holds."""
     known, held = set(names_in(annotations)), set(names_in(results))
