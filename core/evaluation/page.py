@@ -23,8 +23,8 @@ from core.palette import OVERLAY_PALETTE, VOID, overlay, read_ids
 
 NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html")
-#: Of the curves and pictures of thirty sequences; where there are more, each has less.
-PAGE_BYTES = 9_800_000
+#: Of all curves and pictures.  Sequences have equal parts of it; where there are fewer than FEW, more would serve none.
+PAGE_BYTES, FEW = 9_800_000, 15
 #: Frames of a sequence with pictures: the worst, and evenly spaced ones.
 WORST, EVEN = 6, 6
 SIDE_PX, QUALITY = 320, 70
@@ -43,7 +43,7 @@ def write(
     frames; a frame without a file is shown black.  Raises UserError where the page cannot be written.
     """
     head, tail = TEMPLATE.read_text(encoding="utf-8").split("{{data}}")
-    room = PAGE_BYTES // max(30, len(folders))
+    room = PAGE_BYTES // max(FEW, len(folders))
     by_sequence = [list(group) for _, group in groupby(scores, lambda score: score.sequence)]
     with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
         top = {"facts": facts(folders, single), "mean": percent(report.row(davis.overall(scores)))}
