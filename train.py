@@ -158,7 +158,7 @@ def farewell(run, end, halted):
 @reported
 def main():
     args = parse()
-    config = without_absent(models.read_config(args.config, args.overrides), args)
+    config = clip.settled(without_absent(models.read_config(args.config, args.overrides), args))
     folder = Path(args.run_dir or Path("runs") / Path(args.config).stem / "default")
     device = distributed.start(pick(args.device))
     first = start_point(args, folder)
@@ -179,6 +179,9 @@ def main():
     book = Logbook(folder / "tensorboard" if main_rank else None, run.step)
     new = f"a new run from the weights of {args.init}" if args.init else "a new run"
     book.line(f"{folder}: " + (f"going on from {first} at step {run.step}" if first else new))
+    spacing = f"clip.gap = {config.clip.gap}" if config.clip.fps is None else f"clip.fps = {config.clip.fps:g}"
+    count, data = len(loader.dataset.videos), config.data
+    book.line(f"{count} videos in {data.root}, data.reader = {data.reader}, {spacing}")
     if fresh:
         book.line(f"{args.init} lacks {len(fresh)} weights, which start at random: {', '.join(fresh[:4])}, ...")
     try:

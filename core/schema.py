@@ -79,6 +79,7 @@ class Clip(Section):
 
     frames: T.  gap: frames between two sampled frames at most; the window is min(length, gap * T) frames.
     fps: sampled frames per second of the video, instead of gap; folders of frames then need data.folder_fps.
+    Where gap and fps are given, fps serves video files and data.folder_fps, gap all other frames.
     step: with gap, "whole" = window // T frames, "fraction" = window / T frames, rounded down per frame.
     order: "random" = any frame can be the reference (index 0), "kept" = as in the video.
     clips_per_video: clips, at random places, that an epoch takes from one video at most.
@@ -92,7 +93,7 @@ class Clip(Section):
     clips_per_video: Annotated[int, at_least(1)] = 1
 
     def check(self):
-        self.require("fps", (self.gap is None) != (self.fps is None), "given if and only if clip.gap is left out")
+        self.require("fps", (self.gap or self.fps) is not None, "given where clip.gap is left out")
         self.require("step", (self.gap is None) == (self.step is None), "given if and only if clip.gap is")
 
 
@@ -101,8 +102,9 @@ class Data(Section):
     """Where the training video lies and how it is read.
 
     root: folder of frame folders or of video files.  list: optional text file naming frames or videos.
-    reader: a name of datasets.readers.  folder_fps: frames a second of the video that a folder of frames holds,
-    asked for with clip.fps.  bad_share: share of unreadable clips above which training stops.
+    reader: a name of datasets.readers, or "auto" for the one that reads the files there.  folder_fps: frames a second
+    of the video that a folder of frames holds, asked for with clip.fps.  bad_share: share of unreadable clips above
+    which training stops.
     batch_size: clips of one step, of all processes together.  accumulate: equal parts in which each process computes
     its share of them, one after another, for memory: their gradients are added up.
     """

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -275,6 +276,16 @@ class ClipLoader:
         order = [self.dataset.clips[i] for i in rng.permutation(len(self.dataset))]
         size = self.steps_per_epoch * self.batch_size
         return (order * -(-size // len(order)))[:size]
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """The configuration for the videos that are there: a reader for "auto", and clip.gap or clip.fps for both."""
+    data, clip = config.data, config.clip
+    reader = readers.fitting(data.root, data.list) if data.reader == "auto" else data.reader
+    if clip.gap is not None and clip.fps is not None:
+        timeless = reader == "frames" and data.folder_fps is None
+        clip = replace(clip, fps=None) if timeless else replace(clip, gap=None, step=None)
+    return replace(config, data=replace(data, reader=reader), clip=clip)
 
 
 def loader(config: RunConfig, views: Callable, device: torch.device | str) -> ClipLoader:

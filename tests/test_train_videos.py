@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.film import film, opencv_film
 from tests.small import write_videos
@@ -55,6 +56,21 @@ def test_dul_trains_from_video_files(tmp_path):
     assert code == 0 and "step 4/4" in out, err  # 4 videos, 2 a batch, 2 epochs
     assert "cut.mp4" in err and "empty.mp4: the file is empty" in err and "2 of 7 video files left out" in err
     assert "1 of 5 videos left out" in err and "Traceback" not in err
+
+
+def test_auto_reads_what_lies_there_and_the_run_records_it(tmp_path):
+    write_videos(tmp_path / "frames", videos=2, frames=6, size=(40, 48))
+    for video in range(2):
+        opencv_film(tmp_path / f"videos/{video}.mp4", frames=12)
+    settings = SMALL.replace("reader: frames", "reader: auto").replace(" gap: 2, order", " gap: 2, fps: 10, order")
+    for kind, told, spacing in (("frames", "clip.gap = 2", (2, None)), ("videos", "clip.fps = 10", (None, 10))):
+        config, folder = tmp_path / f"{kind}.yaml", tmp_path / "runs" / kind
+        config.write_text(settings.replace("ROOT", str(tmp_path / kind)))
+        for steps in (1, 2):  # the second goes on
+            code, out, err = run(config, folder, "--set", f"schedule.steps={steps}")
+            assert code == 0 and f"2 videos in {tmp_path / kind}, data.reader = {kind}, {told}" in out, err
+        recorded = yaml.safe_load((folder / "config.yaml").read_text())
+        assert recorded["data"]["reader"] == kind and (recorded["clip"]["gap"], recorded["clip"]["fps"]) == spacing
 
 
 def test_ino_trains_from_video_files_of_any_rate(tmp_path):

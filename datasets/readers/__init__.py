@@ -1,9 +1,10 @@
 """The readers of training video: their contract, and all of them by name.
 
-A new one is a file beside this one with a class Reader(root, list=None) that derives from VideoReader, and its name
-in READERS.
+A new one is a file beside this one with a class Reader(root, list=None) that derives from VideoReader, and a line in
+READERS.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -11,8 +12,10 @@ import numpy as np
 
 from core.errors import UserError
 from core.suggest import suggestion
+from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, walk
 
-READERS = ("frames", "videos")
+#: name -> the endings of the files that it reads
+READERS = {"frames": (".jpg", ".jpeg", ".png"), "videos": (".mp4", ".avi", ".mkv", ".webm", ".mov")}
 
 
 class UnreadableFrame(Exception):
@@ -29,10 +32,12 @@ class UnreadableFrame(Exception):
 class VideoReader:
     """Videos are numbered 0 .. len - 1, frames of a video 0 .. length(video) - 1, in the order of time.
 
-    names: the name of every video in messages, its path relative to the root.
+    names: the name of every video in messages, its path relative to the root.  broken: name -> why, of the videos that
+    cannot be read and are left out.
     """
 
     names: list[str]
+    broken: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,11 +58,32 @@ class VideoReader:
         raise NotImplementedError
 
 
+def fitting(root: str, list: str | None = None) -> str:
+    """The name of the reader for the files below root, or for those that a list names first: `data.reader: auto`.
+
+    Raises UserError where there are none, and where there are files of several readers.
+    """
+    folder, suffixes = check_root(root), sum(READERS.values(), ())
+    first = list_entries(list, folder)[0] if list else "."
+    if first.lower().endswith(suffixes):
+        files = [first]
+    else:
+        with cached(folder, "files") as known:
+            found = counted(walk(folder, suffixes, known, first), f"scanning {root}, folders of frames or videos")
+            files = [file for _, names in found for file in names.split(JOINT)]
+    check_found(files, folder, "frames and no video files", suffixes, "convert what is there")
+    counts = Counter(name for file in files for name, ends in READERS.items() if file.lower().endswith(ends))
+    if len(counts) > 1:
+        told = [f"data.reader={name} ({count} files {', '.join(READERS[name])})" for name, count in counts.items()]
+        raise UserError(f"data root {root}: holds files of several kinds; choose one: {' or '.join(told)}")
+    return counts.most_common(1)[0][0]
+
+
 def opened(name: str, root: str, list: str | None = None) -> VideoReader:
     """The reader called `name` (`data.reader`) of the videos below root, or of those that a list names.
 
     Its module is imported only now: reading video files needs a package that folders of frames do without.
     """
     if name not in READERS:
-        raise UserError(f"data.reader = {name!r}: must be one of {', '.join(READERS)}{suggestion(name, READERS)}")
+        raise UserError(f"data.reader = {name!r}: must be auto, {', '.join(READERS)}{suggestion(name, READERS)}")
     return import_module(f"datasets.readers.{name}").Reader(root, list)

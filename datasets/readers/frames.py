@@ -10,9 +10,9 @@ import numpy as np
 
 from core.errors import UserError
 from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, list_folder, walk
-from datasets.readers import UnreadableFrame, VideoReader
+from datasets.readers import READERS, UnreadableFrame, VideoReader
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = READERS["frames"]
 JPEG_START, JPEG_PIXELS, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 

@@ -26,11 +26,11 @@ except ImportError:
     ) from None
 
 from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, mark, walk
-from datasets.readers import UnreadableFrame, VideoReader
+from datasets.readers import READERS, UnreadableFrame, VideoReader
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
+SUFFIXES = READERS["videos"]
 #: Where a file's index misleads, frames are looked for from so many seconds earlier.
 STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
 #: Files read at once: mostly they wait for the disk.
