@@ -123,7 +123,7 @@ def tell_speed(config: RunConfig, loader: clip.ClipLoader, speed: survey.Speed, 
     real = max(step, batch * a_clip / min(workers, cores)) if workers else step + batch * a_clip
     waits = f"a step takes {real:.2f} s, for the device waits" if real > step else "the device need not wait"
     few = f" (this machine has {cores} cores)" if needed > cores else ""
-    say("workers", f"{needed} feed the device{few}; data.workers = {workers}: {waits}")
+    say("workers", f"{needed} {'is' if needed == 1 else 'are'} enough{few}; data.workers = {workers}: {waits}")
     epochs = config.schedule.epochs * loader.steps_per_epoch
     steps = min(epochs, config.schedule.steps or epochs)
     say("training", f"{steps} steps or {steps / loader.steps_per_epoch:.1f} epochs: {steps * real / 3600:.1f} hours")

@@ -82,9 +82,7 @@ def test_more_workers_than_cores_do_not_help(capsys, monkeypatch):
     check.tell_speed(config, loader, survey.Speed(clips=100, seconds=50.0, views_seconds=20.0), step=2.0)
     found = lines(capsys.readouterr().out)
     assert "2.0 clips/s: reading 300 ms a clip, views 200 ms (measured on 100 clips" in found["one worker"]
-    assert found["workers"].startswith(
-        "4 feed the device (this machine has 2 cores); data.workers = 8: a step takes 4.00"
-    )
+    assert found["workers"].startswith("4 are enough (this machine has 2 cores); data.workers = 8: a step takes 4.00")
     assert found["training"] == "90000 steps or 9000.0 epochs: 100.0 hours"
 
 

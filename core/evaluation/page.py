@@ -28,6 +28,8 @@ PAGE_BYTES, FEW = 9_800_000, 15
 #: Frames of a sequence with pictures: the worst, and evenly spaced ones.
 WORST, EVEN = 6, 6
 SIDE_PX, QUALITY = 320, 70
+#: As networks see frames: masks know nothing of a photo's EXIF orientation.
+AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def write(
@@ -119,7 +121,7 @@ def pictures(annotation, result, photos, objects, spare, single) -> list[dict[st
         path = paths[t + 1]
         truth = davis.translated(read_ids(path), truth_table)
         prediction = davis.translated(read_ids(result / path.name), prediction_table)
-        photo = cv2.imread(str(photos[path.stem])) if path.stem in photos else None
+        photo = cv2.imread(str(photos[path.stem]), AS_STORED) if path.stem in photos else None
         if photo is None:
             photo = np.zeros((*truth.shape, 3), np.uint8)
         entry = {"t": t, "truth": thumbnail(photo, truth), "result": thumbnail(photo, prediction)}
