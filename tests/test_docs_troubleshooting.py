@@ -18,7 +18,7 @@ from core.atomic import replacing
 from core.errors import UserError
 from core.evaluation import davis, folders
 from core.schema import Clip
-from datasets import listing, vos_sequences
+from datasets import listing, readers, vos_sequences
 from datasets.clip import BadClips, ClipDataset, ClipLoader
 from datasets.readers import frames
 from labelprop import Tracker
@@ -128,6 +128,12 @@ def no_frames(tmp_path, monkeypatch):
     frames.Reader(tmp_path)
 
 
+def two_kinds(tmp_path, monkeypatch):
+    write_videos(tmp_path, 1)
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    readers.fitting(tmp_path, None)
+
+
 def dataset(tmp_path, length, views=None):
     reader = frames.Reader(write_videos(tmp_path, 2, 4))
     clip = Clip(frames=length, gap=1, step="whole", order="kept", clips_per_video=4)
@@ -181,6 +187,7 @@ RAISED = {
     "must be section.key=value": lambda *_: models.read_config("configs/sample.yaml", ["lr"]),
     "no such folder; set data.root": lambda path, _: listing.check_root(path / "absent"),
     "no frames found": no_frames,
+    "holds files of several kinds": two_kinds,
     "videos is long enough": lambda path, _: dataset(path, 9),
     "more than data.bad_share": lambda *_: BadClips(0.0).add(8, [("0.jpg", "truncated")]),
     "worker that reads data died": worker_died,
