@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 JOINT = "/"
 #: Stands between a folder's files and its sub-folders in the cache.
 END = "//"
+#: The first column of a training list: in quotes, or up to white space or a comma.
+COLUMN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\s,]+))""")
 #: Count up when the content of the cache, or how it is found, changes.
 CACHE_FORMAT = 2
 
@@ -47,18 +49,25 @@ def check_found(found: Iterable, root: Path, kind: str, suffixes: tuple[str, ...
 def list_entries(path: str | Path, root: Path) -> list[str]:
     """The entries of a training list in its order: paths relative to root.
 
-    One a line, a leading "/" allowed; only the first column counts.  Empty lines and lines that start with
-    # are left out.  Raises UserError for a list that cannot be read, is empty or belongs to another root.
+    One a line, a leading "/" or "./" allowed; only the first column counts, which ends at white space or a comma,
+    unless it stands in quotes.  Empty lines and lines that start with # are left out.  Raises UserError for a list that
+    cannot be read, is empty or belongs to another root.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.list {path}: {error}; name a text file of frames or videos, or null") from None
-    entries = [line.split()[0].strip("/") for line in lines if line.strip() and not line.startswith("#")]
+    columns = [COLUMN.match(line) for line in lines if line.strip() and not line.startswith("#")]
+    entries = [os.path.normpath("".join(found.groups("")).strip("/") or ".") for found in columns if found]
     if not entries:
         raise UserError(f"data.list {path}: names no frame and no video; one a line, relative to {root}")
     if not (root / entries[0]).exists():
-        raise UserError(f"data.list {path}: {root / entries[0]} is not there; entries are relative to data.root {root}")
+        fits = [folder for folder in root.absolute().parents if (folder / entries[0]).exists()]
+        cure = f"; they fit data.root={os.path.relpath(fits[0])}" if fits else ""
+        raise UserError(
+            f"data.list {path}: {root / entries[0]} is not there; entries are relative to data.root {root}{cure}; "
+            "names with spaces or commas stand in quotes"
+        )
     return entries
 
 

@@ -169,6 +169,24 @@ def test_list_of_folders(root):
     np.testing.assert_array_equal(reader.read(1, [2])[0], read_frame(root / "class/deep/er/frame10.jpeg"))
 
 
+def test_lists_of_the_authors_are_read_from_where_their_paths_start(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    path = root.parent / "list.csv"
+    path.write_text("\ufeff./set/zebra/00002.jpg,7\n./set/class/apple/00001.PNG, 8\n")
+    (root.parent / "set").symlink_to(root)
+    assert names(Reader(".", str(path))) == ["set/zebra", "set/class/apple"]
+    with pytest.raises(UserError, match=r"set/set/zebra/00002.jpg is not there.*they fit data.root=\.;"):
+        Reader("set", str(path))
+
+
+def test_names_with_spaces_and_commas_stand_in_quotes(root):
+    (root / "zebra").rename(root / "a zebra, running")
+    for text in ('"a zebra, running"\n', "'/a zebra, running/00002.jpg', 7\n"):
+        assert names(listed(root, text)) == ["a zebra, running"]
+    with pytest.raises(UserError, match="a is not there.*in quotes"):
+        listed(root, "a zebra, running\n")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

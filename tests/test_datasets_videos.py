@@ -264,6 +264,10 @@ def test_a_list_names_files_and_folders(root):
     assert names(listed(root, "class/deep/\n")) == ["class/deep/er/bear.mp4"]
 
 
+def test_a_list_as_ino_has_it(root):
+    assert names(listed(root, "./zebra.mp4,3\n./class/deep/er/bear.mp4\n")) == ["zebra.mp4", "class/deep/er/bear.mp4"]
+
+
 def test_a_listed_file_that_is_missing_is_left_out(root):
     reader = listed(root, "zebra.mp4\ngone.mp4\n")
     assert names(reader) == ["zebra.mp4"] and list(reader.broken) == ["gone.mp4"]

@@ -166,7 +166,7 @@ def exchanged(tmp_path, monkeypatch):
 
 RAISED = {
     "no CUDA device was found": cuda,
-    "needs the package av": no_av,
+    "need the package av": no_av,
     "it is optional: python -m pip install -r requirements-optional.txt": no_timm,
     "cannot be written": not_written,
     "no such checkpoint": lambda *_: models.load("absent.pth"),

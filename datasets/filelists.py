@@ -1,0 +1,146 @@
+"""Lists of what lies on the disk of a data set, for training (data.list) and for inference (--list).
+
+    python -m datasets.filelists NAME [--root DIR] [--out DIR]
+
+Says how many videos there are, and how many there should be.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from core.atomic import replacing
+from core.errors import UserError, reported
+from datasets import vos_sequences
+from datasets.listing import cached, check_found
+from datasets.readers import frames
+from datasets.vos_sequences import VosSequence
+
+#: what a list holds: its lines, and how many videos they name
+Found = tuple[list[str], int]
+
+
+class Part(NamedTuple):
+    """A list: its name behind the data set's, and what finds its lines.
+
+    folder: below the data set's, from which the paths in the list start.  videos: how many there should be.  about: so
+    many, more or less.
+    """
+
+    name: str
+    found: Callable[[Path], Found]
+    folder: str
+    videos: int
+    about: bool = False
+
+    @property
+    def training(self) -> bool:
+        return self.found in (frame_folders, video_files)
+
+    @property
+    def total(self) -> str:
+        return f"{'about ' if self.about else ''}{self.videos:,} videos"
+
+    def told(self, videos: int) -> str:
+        """How many videos there are against how many there should be."""
+        lacking = 0 if self.about else self.videos - videos
+        verdict = f", {lacking:,} are missing" if lacking > 0 else f", {-lacking:,} too many" if lacking else ""
+        return f"{videos:,} of {self.total}{verdict}"
+
+
+def frame_folders(root: Path) -> Found:
+    names = frames.Reader(root).names
+    return [quoted(name) for name in names], len(names)
+
+
+def video_files(root: Path) -> Found:
+    from datasets.readers import videos  # needs a package that folders of frames do without
+
+    with cached(root, "videos") as known:
+        names = videos.scan(root, known)
+    check_found(names, root, "video files", videos.SUFFIXES, "--root")
+    return [quoted(name) for name in names], len(names)
+
+
+def davis(root: Path, split: str) -> Found:
+    """Every mask is in the list, so that infer_vos.py measures J&F; a sequence without frames is not."""
+    path = root / "ImageSets" / "2017" / f"{split}.txt"
+    names = path.read_text().split() if path.is_file() else []
+    here = [name for name in names if (root / "JPEGImages" / "480p" / name).is_dir()]
+    return inference(root, vos_sequences.davis(root, split, here or None, births=True))
+
+
+def ytvos(root: Path) -> Found:
+    return inference(root, vos_sequences.ytvos(root))
+
+
+def inference(root: Path, sequences: list[VosSequence]) -> Found:
+    """`flag image mask` a line, `-` where no mask is given."""
+    lines = []
+    relative = lambda path: quoted(path.relative_to(root).as_posix()) if path else "-"
+    for sequence in sequences:
+        rows = zip(sequence.written, sequence.images, sequence.masks)
+        lines += [f"{int(written)} {relative(image)} {relative(mask)}" for written, image, mask in rows]
+    return lines, len(sequences)
+
+
+def quoted(name: str) -> str:
+    """A name as lists take it: in quotes where white space, a comma, a quote or a # would be misread."""
+    plain = not any(sign.isspace() or sign in "\"',#" for sign in name)
+    return name if plain else f"'{name}'" if '"' in name else f'"{name}"'
+
+
+#: name -> the folder where data/README.md puts it, and its lists
+SETS = {
+    "ytvos": ("data/ytvos", (Part("train", frame_folders, "train/JPEGImages", 3471), Part("valid", ytvos, ".", 474))),
+    "oxuva": ("data/OxUvA/images/dev", (Part("train", frame_folders, ".", 200, about=True),)),
+    "track": ("data/tracking/train/jpegs", (Part("train", frame_folders, ".", 30132),)),
+    "kinetics": ("data/kinetics400/video_jpeg/train", (Part("train", frame_folders, ".", 240_000, about=True),)),
+    "charades": ("data/Charades_v1_480", (Part("train", video_files, ".", 9848),)),
+    "ino_kinetics": ("data/Kinetics_400", (Part("train", video_files, ".", 240_000, about=True),)),
+    "davis": (
+        "data/davis2017",
+        (Part("val", partial(davis, split="val"), ".", 30), Part("train", partial(davis, split="train"), ".", 60)),
+    ),
+    "sample": ("data/sample", (Part("val", partial(davis, split="val"), ".", 8),)),
+}
+
+
+def write(name: str, part: Part, root: Path, out: Path) -> str:
+    """Write one list of the data set `name` at root -> what is to be said of it.  Raises UserError."""
+    folder = root / part.folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; data/README.md says where the data come from")
+    lines, videos = part.found(folder)
+    path = out / f"{name}_{part.name}.txt"
+    with replacing(path) as new:
+        new.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    use = f"python infer_vos.py --list {path} --data {folder} --out results/{path.stem}"
+    if part.training:
+        use = f"bash launch/train.sh {name} data.list={path} data.root={folder}"
+    return f"{path}: {part.told(videos)}\n  {use}"
+
+
+@reported
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", metavar="NAME", choices=SETS, help=", ".join(SETS))
+    parser.add_argument("--root", metavar="DIR", help="where the data set lies (default: as data/README.md says)")
+    parser.add_argument("--out", default="data/filelists", metavar="DIR", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    home, parts = SETS[args.name]
+    errors = []
+    for part in parts:
+        try:
+            print(write(args.name, part, Path(args.root or home), Path(args.out)))
+        except UserError as error:
+            errors.append(f"no {args.name}_{part.name}.txt ({part.total}): {error}")
+    if len(errors) == len(parts):
+        raise UserError("\n".join(errors))
+    print(*errors, sep="\n", end="\n" if errors else "")
+
+
+if __name__ == "__main__":
+    main()
