@@ -242,30 +242,11 @@ def follow_video(args, device):
     """The way of --video: its own masks or boxes -> masks, overlay.mp4, preview.gif and objects.json in --out."""
     if distributed.world_size() > 1:
         raise UserError("--video: one process follows a video; start it without torchrun")
-    out, (start, end, every) = Path(args.out), (args.start or 0, args.end, args.every or 1)
-    video = own_video.OwnVideo(args.video)
-    masks, shown = own_video.given(video, args.mask or (), args.box or (), start, end, every)
+    chosen = {name: getattr(args, name) for name in ("start", "end", "every") if getattr(args, name)}
+    task = own_video.task(args.video, args.mask or (), args.box or (), **chosen)
     tracker, protocol = tracker_of(args, device)
-    origin = origin_of(
-        tracker, protocol, layer=tracker.layer, video=str(video.path.resolve()), mark=video.mark,
-        given={str(t): hashlib.sha256(ids).hexdigest() for t, ids in masks.items()}, frames_of=[start, end, every],
-    )  # fmt: skip
-    if follow.finished(out, origin, args.overwrite):
-        print(f"finished before: {out / follow.OVERLAY}; --overwrite does it again")
-        return
-    for t, ids in masks.items():
-        seen = follow.write_given(out, shown[t].name, shown[t].pixels, ids)
-        print(f"frame {t}: {runner.followed({t: ids})}; to be looked at: {seen}", flush=True)
-    places = {(t - start) // every: ids for t, ids in masks.items()}
-    last = min(end or video.count, video.count) if video.count else end
-    total = last and len(range(start, last, every))
-    try:
-        follow.run(video.frames(start, end, every), tracker, places, out, origin, fps=video.fps / every, total=total)
-    except KeyboardInterrupt:
-        print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
-        raise
-    print(f"masks: {out / follow.MASKS}\nto watch: {out / follow.OVERLAY}, {out / follow.PREVIEW}")
-    print(f"where every object is: {out / follow.OBJECTS}")
+    origin = origin_of(tracker, protocol, layer=tracker.layer, **task.origin())
+    follow.run(task, tracker, Path(args.out), origin, args.overwrite)
 
 
 @reported

@@ -1,11 +1,13 @@
 """A video of one's own, a file that PyAV reads or a folder of frames: decoded from its start, never held in memory."""
 
+import hashlib
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -161,48 +163,82 @@ def box_at(text: str) -> tuple[int | None, int, Box]:
     return number, id, (x, y, width, height)
 
 
-def given(
-    video: OwnVideo, masks: Sequence[str], boxes: Sequence[str], start: int = 0, end: int | None = None, every: int = 1
-) -> tuple[dict[int, np.ndarray], dict[int, Frame]]:
-    """The masks given for the frames that `video.frames(start, end, every)` yields: {number: ids uint8 [H,W]}.
+@dataclass(frozen=True)
+class Task:
+    """What to follow in a video: masks {number of a frame: ids uint8 [H,W]} through frames start, start + every, ..."""
 
-    masks, boxes: as `mask_at` and `box_at` read them.  Returns also these frames, {number: Frame}.
+    video: OwnVideo
+    masks: dict[int, np.ndarray]
+    start: int = 0
+    end: int | None = None
+    every: int = 1
+
+    def frames(self) -> Iterator[Frame]:
+        return self.video.frames(self.start, self.end, self.every)
+
+    def given(self) -> dict[int, np.ndarray]:
+        """{place among the frames: ids}."""
+        return {(number - self.start) // self.every: ids for number, ids in self.masks.items()}
+
+    @property
+    def length(self) -> int | None:
+        """The number of frames, as far as it is known."""
+        ends = [end for end in (self.end, self.video.count) if end is not None]
+        return len(range(self.start, min(ends), self.every)) if ends else None
+
+    @property
+    def fps(self) -> float:
+        return self.video.fps / self.every
+
+    def origin(self) -> dict[str, Any]:
+        """Everything that makes this task differ from another one, as plain values."""
+        given = {str(number): hashlib.sha256(ids.tobytes()).hexdigest() for number, ids in self.masks.items()}
+        frames = {"start": self.start, "end": self.end, "every": self.every}
+        return {"video": str(self.video.path.resolve()), "mark": self.video.mark, "given": given, **frames}
+
+
+def task(
+    path: str | Path, masks: Sequence[str], boxes: Sequence[str], start: int = 0, end: int | None = None, every: int = 1
+) -> Task:
+    """The task that options describe.  masks, boxes: as `mask_at` and `box_at` read them.
+
     Warns of masks that look wrong.  Raises UserError for masks and boxes that cannot be followed.
     """
+    video = OwnVideo(path)
+    chosen = Task(video, {}, start, end, every)
     pictures: dict[int, str] = {}
     for text in masks:
-        number, path = mask_at(text)
-        number = _checked_number(video, start if number is None else number, f"--mask {text}", start, end, every)
+        number, picture = mask_at(text)
+        number = _checked_number(chosen, number, f"--mask {text}")
         if number in pictures:
             raise UserError(
                 f"--mask {text}: {pictures[number]} is given for frame {number}, too; name one mask a frame"
             )
-        pictures[number] = path
+        pictures[number] = picture
     drawn: dict[int, dict[int, Box]] = {}
     for text in boxes:
         number, id, box = box_at(text)
-        number = _checked_number(video, start if number is None else number, f"--box {text}", start, end, every)
+        number = _checked_number(chosen, number, f"--box {text}")
         if id in drawn.setdefault(number, {}):
             raise UserError(f"--box {text}: object {id} has a box at frame {number} already")
         drawn[number][id] = box
     if not pictures and not drawn:
         raise UserError("--video: needs --mask PICTURE, or --box ID:x,y,w,h, which say what to follow")
     colours: dict[Colour, int] = {}
-    found = {number: _read(pictures[number], video.size, colours) for number in sorted(pictures)}
-    shown = {number: video.frame(number) for number in sorted({*pictures, *drawn})}
-    for number, of_frame in drawn.items():
-        below = found.get(number)
-        found[number] = grabcut(shown[number].pixels, of_frame)
-        if below is not None:
-            both = ids_in(below) & {*of_frame}
-            if both:
-                raise UserError(f"--box of object {min(both)}: {pictures[number]} holds this object at the same frame")
-            found[number] = np.where(found[number] > 0, found[number], below)
-    return dict(sorted(found.items())), shown
+    for number in sorted({*pictures, *drawn}):
+        ids = _read(pictures[number], video.size, colours) if number in pictures else np.zeros(video.size, np.uint8)
+        both = ids_in(ids) & {*drawn.get(number, ())}
+        if both:
+            raise UserError(f"--box of object {min(both)}: {pictures[number]} holds this object at the same frame")
+        cut = grabcut(video.frame(number).pixels, drawn[number]) if number in drawn else ids
+        chosen.masks[number] = np.where(cut > 0, cut, ids)
+    return chosen
 
 
-def _checked_number(video, number, option, start, end, every):
-    """The number of a frame that is followed."""
+def _checked_number(chosen, number, option):
+    """The number of a frame that is followed; None: the first."""
+    video, start, end, every = chosen.video, chosen.start, chosen.end, chosen.every
+    number = start if number is None else number
     if end is not None and number >= end or number < start or (number - start) % every:
         followed = f"{start}, {start + every}, ... before {end if end is not None else 'the end'}"
         raise UserError(f"{option}: frame {number} is left out; followed are {followed}")

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from itertools import chain, islice
@@ -19,21 +19,21 @@ from core.atomic import replacing
 from core.errors import UserError
 from core.palette import ids_in, overlay, write_indexed, write_picture
 from labelprop import pipeline
-from labelprop.runner import WAITING, named, pairs, remove, whole_folder, writers
+from labelprop.runner import WAITING, followed, named, pairs, remove, whole_folder, writers
 
 MASKS, OVERLAY, PREVIEW, OBJECTS = RESULTS = "masks", "overlay.mp4", "preview.gif", "objects.json"
 GIVEN, RECORD = "given", "origin.json"
 #: how far a run is, as tqdm shows it; a log gets a line now and then
 TERMINAL: dict[str, Any] = {
-    "bar_format": "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} frames, {rate_noinv_fmt}, {remaining} left"
+    "bar_format": "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_noinv_fmt}, {remaining} left"
 }
 LOG: dict[str, Any] = {
-    "bar_format": "{n_fmt} of {total_fmt} frames, {rate_noinv_fmt}, {remaining} left\n", "mininterval": 30, "delay": 1,
+    "bar_format": "{n_fmt} of {total_fmt}, {rate_noinv_fmt}, {remaining} left\n", "mininterval": 30, "delay": 1,
 }  # fmt: skip
 
 
 class Frame(Protocol):
-    """number in the video; name of its mask; seconds: when it is shown; pixels: uint8 RGB [H,W,3]."""
+    """number: in the video.  name: of its mask.  seconds: when it is shown.  pixels: uint8 RGB [H,W,3]."""
 
     number: int
     name: str
@@ -41,9 +41,27 @@ class Frame(Protocol):
     pixels: np.ndarray
 
 
+class Task(Protocol):
+    """A video and the objects to follow.
+
+    video: .path, .size = (H, W) and .frame(number) -> Frame.  length: of what is followed, None = not known.
+    """
+
+    video: Any
+    masks: dict[int, np.ndarray]  # {number of a frame: ids uint8 [H,W]}
+    length: int | None
+    fps: float
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames, one after another."""
+
+    def given(self) -> dict[int, np.ndarray]:
+        """{place among the frames: ids}."""
+
+
 def carried(
     frames: Iterable[Frame], tracker: Any, given: dict[int, np.ndarray]
-) -> Iterator[tuple[Frame, np.ndarray, np.ndarray]]:
+) -> Generator[tuple[Frame, np.ndarray, np.ndarray], None, None]:
     """(frame, ids, confidence) of every frame, where later masks correct.
 
     frames, given: as for Tracker.segment.  A later mask of new ids alone adds these objects.  One with an id that is
@@ -77,12 +95,14 @@ def corrected(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask > 0, mask, np.where(np.isin(ids, list(ids_in(mask))), np.uint8(0), ids))
 
 
-def finished(out: Path, origin: dict[str, Any], overwrite: bool = False) -> bool:
+def finished(out: Path, origin: dict[str, Any], video: Path, overwrite: bool = False) -> bool:
     """Whether `out` holds the whole results of this origin; else it is made ready for them.
 
     origin: everything that decides what the results are, as plain values.  The record says it of results that are
-    whole or on their way.  Raises UserError where other results would be lost, unless `overwrite`.
+    whole or on their way.  Raises UserError where other results would be lost, unless `overwrite`, or the video itself.
     """
+    if video.resolve() in [(out / name).resolve() for name in RESULTS]:
+        raise UserError(f"{video}: would be replaced by the results; name another --out")
     there = [name for name in RESULTS if (out / name).exists()]
     try:
         before = json.loads((out / RECORD).read_text())
@@ -97,34 +117,44 @@ def finished(out: Path, origin: dict[str, Any], overwrite: bool = False) -> bool
                 "another --out, or replace them with --overwrite"
             )
         masks = sum(1 for _ in (out / MASKS).glob("*.png"))
-        if len(there) == len(RESULTS) and masks == before["frames"]:
+        if len(there) == len(RESULTS) and masks == before.get("frames"):
             return True
-    with named(out, "written to"):
-        for name in (RECORD, *RESULTS):
-            for path in (out / name, *out.glob(f".{name}.*")):  # the latter of a program that was killed
-                remove(path) if path.is_dir() else path.unlink(missing_ok=True)
+    clear(out)
     return False
 
 
-def run(
-    frames: Iterable[Frame], tracker: Any, given: dict[int, np.ndarray], out: Path, origin: dict[str, Any], *,
-    fps: float, total: int | None = None,
-) -> int:  # fmt: skip
-    """Follow the given objects; -> the number of frames.
+def clear(out: Path) -> None:
+    """Remove results and their record, and what a killed program may have left of them."""
+    with named(out, "written to"):
+        for name in (*RESULTS, RECORD):
+            for path in (out / name, *out.glob(f".{name}.*")):
+                if path.is_dir():
+                    remove(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: bool = False) -> None:
+    """Follow the objects of a task and say what is made; what is whole and of the same origin is left as it is.
 
     Writes masks/<name>.png, overlay.mp4, preview.gif and objects.json into `out` when all are complete, and then the
-    record of their origin.  frames, given: as for `carried`; frames are never held in memory.  total: how many are
-    expected.  Shows frames per second and the time left.
+    record of their origin; and given/ at once, the masks given and how they lie on their frames.
     """
+    if finished(out, origin, task.video.path, overwrite):
+        print(f"finished before: {out / OVERLAY}; --overwrite does it again")
+        return
     write_record(out, origin, None)
     try:
-        count = _run(carried(frames, tracker, given), tracker, given, out, fps, total)
-    except BaseException:
-        if not any((out / name).exists() for name in RESULTS):
-            (out / RECORD).unlink(missing_ok=True)
+        write_given(task, out / GIVEN)
+        results = carried(task.frames(), tracker, task.given())
+        count = write_results(results, task, tracker, out)
+    except BaseException as error:
+        clear(out)
+        if not isinstance(error, Exception):
+            print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
         raise
     write_record(out, origin, count)
-    return count
+    print(f"masks: {out / MASKS}\nto watch: {out / OVERLAY}, {out / PREVIEW}\nwhere objects are: {out / OBJECTS}")
 
 
 def write_record(out: Path, origin: dict[str, Any], frames: int | None) -> None:
@@ -133,23 +163,28 @@ def write_record(out: Path, origin: dict[str, Any], frames: int | None) -> None:
         part.write_text(json.dumps({**origin, "frames": frames}, indent=1) + "\n")
 
 
-def write_given(out: Path, name: str, frame: np.ndarray, ids: np.ndarray) -> Path:
-    """Write a given mask as PNG, and as JPEG over its frame; -> the JPEG."""
-    write_indexed(out / GIVEN / f"{name}.png", ids)
-    write_picture(out / GIVEN / f"{name}.jpg", overlay(frame, ids))
-    return out / GIVEN / f"{name}.jpg"
+def write_given(task: Task, folder: Path) -> None:
+    """Write the given masks as PNG, and as JPEG how they lie on their frames."""
+    for number, ids in task.masks.items():
+        frame = task.video.frame(number)
+        write_indexed(folder / f"{frame.name}.png", ids)
+        write_picture(folder / f"{frame.name}.jpg", overlay(frame.pixels, ids))
+        print(f"frame {number}: {followed({number: ids})}; see {folder / frame.name}.jpg", flush=True)
 
 
-def _run(results, tracker, given, out, fps, total):
-    objects = sorted(set().union(*map(ids_in, given.values())) - {0})
+def write_results(results: Generator, task: Task, tracker: Any, out: Path) -> int:
+    """Write what `carried` yields, all or nothing; -> the number of frames."""
+    objects = sorted(set().union(*map(ids_in, task.masks.values())) - {0})
     preview, started, count = movies.Preview(), time.perf_counter(), 0
+    height, width = task.video.size
     shown = TERMINAL if sys.stderr.isatty() else LOG
     with ExitStack() as stack:
         enter = stack.enter_context
-        masks, add = enter(whole_folder(out / MASKS)), enter(movies.mp4(out / OVERLAY, fps))
+        masks, add = enter(whole_folder(out / MASKS)), enter(movies.mp4(out / OVERLAY, task.fps))
         table = enter(enter(replacing(out / OBJECTS)).open("w", encoding="utf-8"))
+        table.write(f'{{"width": {width}, "height": {height}, "fps": {task.fps:.6g}, "frames": [\n')
         pool = enter(ThreadPoolExecutor(writers(tracker.device)))
-        bar = enter(tqdm(total=total, unit="frame", dynamic_ncols=True, leave=False, **shown))
+        bar = enter(tqdm(total=task.length, unit=" frames", dynamic_ncols=True, leave=False, **shown))
 
         def written(row):
             frame, ids, confidence = row
@@ -162,9 +197,7 @@ def _run(results, tracker, given, out, fps, total):
         for seconds, picture, entry in rows:
             add(picture, seconds)
             preview.add(picture, seconds)
-            height, width = picture.shape[:2]
-            head = f'{{"width": {width}, "height": {height}, "fps": {fps:.6g}, "frames": [\n' if count == 0 else ",\n"
-            table.write(head + entry)
+            table.write((",\n" if count else "") + entry)
             count += 1
             bar.update()
         table.write("\n]}\n")

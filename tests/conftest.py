@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,23 @@ def golden():
             return {key: arrays[key] for key in arrays.files}
 
     return load
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Runs infer_vos with arguments -> (exit code, what it printed)."""
+    torch.set_num_threads(1)  # frames as small as these wait for threads
+
+    def call(*arguments):
+        import infer_vos
+
+        monkeypatch.setattr(sys, "argv", ["infer_vos.py", *map(str, arguments)])
+        code = 0
+        try:
+            infer_vos.main()
+        except SystemExit as stop:
+            code = stop.code
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return call

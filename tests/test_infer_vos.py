@@ -44,24 +44,6 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.fixture
-def program(monkeypatch, capsys):
-    """Runs infer_vos with arguments -> (exit code, what it printed)."""
-    torch.set_num_threads(1)  # frames as small as these wait for threads
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["infer_vos.py", *map(str, arguments)])
-        code = 0
-        try:
-            infer_vos.main()
-        except SystemExit as stop:
-            code = stop.code
-        told = capsys.readouterr()
-        return code, told.out + told.err
-
-    return call
-
-
 def untrained(data, out, *more):
     return (
         "--checkpoint", "untrained", "--dataset", "davis", "--data", data, "--out", out,
