@@ -1,22 +1,42 @@
-"""Write the network of a run as weights to give away:
+"""Write a network in a file to give away: as weights, or as a program of torch.export that needs no other file.
 
 python -m models runs/ytvos/default/best.pth data/weights/NAME.safetensors
+python -m models data/weights/dul_resnet18.safetensors NAME.pt2 --key res4
 """
 
 import argparse
 
-from core.errors import reported
-from models import give_away
+from core.errors import UserError, reported
+from models import give_away, load
+from models.export import export, input_shape, write
+
+
+def size_of(text):
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be WIDTHxHEIGHT, as 848x480")
+    return int(sides[1]), int(sides[0])
 
 
 @reported
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The network of a checkpoint as .safetensors, in float16.")
-    parser.add_argument("checkpoint", help="best.pth or last.pth of a run")
-    parser.add_argument("weights", help="FILE.safetensors; its SHA-256 goes into SHA256SUMS beside it")
+    parser = argparse.ArgumentParser(description="A network as .safetensors, in float16, or as a program, .pt2.")
+    parser.add_argument("checkpoint", help="best.pth or last.pth of a run; for a program, any network of infer_vos.py")
+    parser.add_argument("file", help="FILE.safetensors (its SHA-256 goes into SHA256SUMS beside it) or FILE.pt2")
+    parser.add_argument("--key", metavar="LAYER", help="of a program (default: the network's first)")
+    parser.add_argument("--size", type=size_of, default="848x480", help="of a vision transformer's frames")
     args = parser.parse_args()
-    give_away(args.checkpoint, args.weights)
-    print(f"written: {args.weights}")
+    if args.file.endswith(".pt2"):
+        program = export(load(args.checkpoint), args.key, args.size)
+        write(program, args.file)
+        B, _, H, W = (n if isinstance(n, int) else "any" for n in input_shape(program))
+        print(f"written: {args.file} (frames: {B}; height {H}, width {W})")
+    elif args.file.endswith(".safetensors"):
+        give_away(args.checkpoint, args.file)
+        print(f"written: {args.file}")
+    else:
+        raise UserError(f"{args.file}: must end in .safetensors (weights) or .pt2 (a program of torch.export)")
 
 
-main()
+if __name__ == "__main__":
+    main()
