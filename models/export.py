@@ -40,7 +40,7 @@ def export(extractor: Extractor, layer: str | None = None, size: tuple[int, int]
         with torch.no_grad():
             # torch takes a length of 1 for fixed: two frames stand for any number.
             program = traced(network, (torch.rand(2, 3, *size, device=device),), dynamic_shapes=any_size)
-            if all(isinstance(length, int) for length in input_shape(program)):
+            if sum(isinstance(length, int) for length in input_shape(program)) > 1:  # not the channels alone
                 program = traced(network, (torch.rand(1, 3, *size, device=device),))
     except RuntimeError as error:
         raise UserError(f"{type(extractor).__name__} cannot be exported ({str(error).splitlines()[0]})") from error
