@@ -5,6 +5,7 @@
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from core.errors import UserError, reported
@@ -32,11 +33,13 @@ def chosen(args):
         return folders.read_names(folders.split_file(args.annotations, args.split, args.year))
     if args.sequences is None:
         return None
-    if Path(args.sequences).is_file() or args.sequences.endswith(".txt"):
+    if os.path.isfile(args.sequences) or args.sequences.endswith(".txt"):
         return folders.read_names(args.sequences)
     names = [name.strip() for name in args.sequences.split(",") if name.strip()]
     if not names:
-        raise UserError(f"--sequences {args.sequences!r}: names no sequence")
+        raise UserError(
+            f"--sequences {args.sequences!r}: names no sequence; expected A,B or a text file, one name a line"
+        )
     return names
 
 

@@ -89,7 +89,7 @@ def sequences_of(args):
     """The videos that the arguments name."""
     names = None if args.sequences is None else [name.strip() for name in args.sequences.split(",") if name.strip()]
     if names == []:
-        raise UserError(f"--sequences {args.sequences!r}: names no sequence")
+        raise UserError(f"--sequences {args.sequences!r}: names no sequence; expected A,B")
     if args.list:
         return vos_sequences.listed(args.list, args.data, names)
     return getattr(vos_sequences, args.dataset)(args.data, names=names)
@@ -104,9 +104,9 @@ def claim(out, layer, origin, overwrite, some):
     if folders[0].exists():
         try:
             before = json.loads(path.read_text())
-        except (OSError, ValueError):
-            before = {}
-        other = [name for name in origin if before.get(name) != origin[name]]
+            other = [name for name in origin if before.get(name) != origin[name]]
+        except (OSError, ValueError, AttributeError):
+            other = [*origin]
         if other and (some or not overwrite):
             cure = "--overwrite for all sequences: leave out --sequences" if overwrite else "--overwrite"
             raise UserError(

@@ -58,16 +58,21 @@ def load_weights(path):
         with safetensors.safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: is not a readable checkpoint: {error}") from None
+        raise UserError(f"{path}: no such checkpoint; name a file that is there") from None
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make the parser, and torch, raise what they meet
+        raise UserError(f"{path}: is not a readable checkpoint ({error}); save or fetch it again") from None
 
 
 def _sums_beside(path):
     """{name of the file: SHA-256} of the SHA256SUMS in a file's folder; {} where there is none."""
     sums = path.with_name(SUMS)
-    rows = [line.split() for line in sums.read_text().splitlines()] if sums.is_file() else []
-    return {name: value for value, name in rows}
+    try:
+        rows = [line.split(maxsplit=1) for line in sums.read_text().splitlines()] if sums.is_file() else []
+        return {name: value for value, name in rows}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{sums}: must hold `SHA-256  name` lines ({error}); fetch it again or remove it") from None
 
 
 def _sha256(path):
@@ -85,27 +90,31 @@ def load(path):
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
+        raise UserError(f"{path}: no such checkpoint; name a file that is there") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; name the checkpoint file in it") from None
     except pickle.UnpicklingError as error:
         # torch's advice, to switch the refusal off, is left out
         refused = [line.split(". Please")[0].strip() for line in str(error).splitlines() if "Unsupported" in line]
         reason = "".join(f": {line}" for line in refused[:1])
-        raise UserError(f"{path}: is no checkpoint, or needs code to be run, which is refused{reason}") from None
+        raise UserError(
+            f"{path}: is no checkpoint, or needs code to be run, which is refused{reason}; name another file"
+        ) from None
     except Exception as error:  # damaged files make torch raise whatever its parsers meet
         reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        raise UserError(f"{path}: is not a readable checkpoint: {reason}") from None
+        raise UserError(f"{path}: is not a readable checkpoint ({reason}); save or fetch it again") from None
 
 
 def load_strictly(module, state, source):
-    """Copy a state_dict into the module by name; UserError listing what is missing, left over or misshapen."""
+    """Copy a state_dict into the module by name; UserError listing what is missing, left over or misshapen.
+
+    Floats of another precision become the module's.
+    """
     own = module.state_dict()
-    missing = [k for k in own if k not in state]
-    left_over = [k for k in state if k not in own]
-    shape = lambda value: list(getattr(value, "shape", ["no tensor"]))
-    misfits = [k for k in own if k in state and shape(state[k]) != shape(own[k])]
-    shapes = [f"{k} {shape(state[k])} (here {shape(own[k])})" for k in misfits]
+    missing = [name for name in own if name not in state]
+    left_over = [str(name) for name in state if name not in own]
+    there = [name for name in own if name in state]
+    shapes = [f"{k} {_shape(state[k])} (here {_shape(own[k])})" for k in there if _shape(state[k]) != _shape(own[k])]
     problems = [
         f"{title}: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}"
         for title, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
@@ -113,7 +122,19 @@ def load_strictly(module, state, source):
     ]
     if problems:
         raise UserError(f"{source}: does not fit this network; " + "; ".join(problems))
+    for name, value in own.items():
+        given = state[name]
+        fits = given.is_floating_point() or not (given.is_complex() or value.is_floating_point())
+        if given.layout != torch.strided or not fits:
+            raise UserError(
+                f"{source}: {name} is {given.dtype}, {given.layout}; {value.dtype}, {value.layout} is expected"
+            )
+    state = {name: state[name].to(value.dtype) for name, value in own.items()}
     module.load_state_dict(state, assign=any(parameter.is_meta for parameter in module.parameters()))
+
+
+def _shape(value):
+    return list(value.shape) if isinstance(value, torch.Tensor) else ["no tensor"]
 
 
 def rng_state():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from core.atomic import replacing
 from core.errors import UserError
@@ -29,6 +29,8 @@ def palette() -> np.ndarray:
 
 PALETTE = palette()
 VOID = 255
+#: formats of masks; others that Pillow knows need not be opened, and some start programs
+MASKS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
 #: objects smaller than this are specks
 SPECK_PX = 16
 #: an object with more of the picture's border than this is taken for the background
@@ -92,13 +94,13 @@ def read_ids(path: str | Path) -> np.ndarray:
     Raises UserError naming the file where it is missing, damaged, or holds colours instead of ids.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=MASKS) as image:
             mode = image.mode
             if mode in ("P", "L", "1"):
                 return np.array(image, dtype=np.uint8)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such mask") from None
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise UserError(f"{path}: there is no such mask; restore the file") from None
+    except Exception as error:  # damaged files make Pillow raise whatever its parsers meet
         raise UserError(f"{path}: cannot be read as a mask ({error}); restore the file") from error
     raise UserError(
         f"{path}: a picture of mode {mode}; a mask is an indexed (P) or grey 8-bit (L) PNG whose pixel values are the "

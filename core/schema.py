@@ -111,9 +111,9 @@ class Data(Section):
 
     root: str
     reader: str
-    batch_size: Annotated[int, at_least(1)]
+    batch_size: Annotated[int, between(1, 1 << 16)]
     list: str | None = None
-    workers: Annotated[int, at_least(0)] = 4
+    workers: Annotated[int, between(0, 512)] = 4
     folder_fps: Annotated[float | None, above(0)] = None
     bad_share: Annotated[float, between(0, 1)] = 0.05
     accumulate: Annotated[int, at_least(1)] = 1
@@ -273,8 +273,8 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise UserError(f"seed = {self.seed}: must be 0 or more")
+        if not 0 <= self.seed < 1 << 32:
+            raise UserError(f"seed = {self.seed}: must be between 0 and {(1 << 32) - 1}")
 
     @property
     def base_lr(self) -> float:

@@ -5,7 +5,7 @@ missing key or a wrong type is a UserError that names key, value and what is all
 """
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -17,9 +17,21 @@ import yaml
 from core.errors import UserError
 from core.suggest import suggestion
 
+#: Numbers beyond this have no float.
+LARGEST = sys.float_info.max
+
 
 class _Loader(yaml.SafeLoader):
-    """safe_load, but a key that stands twice is an error: YAML would silently take the last."""
+    """safe_load, but a key that stands twice is an error: YAML would silently take the last.
+
+    Aliases are errors, too: with them a few lines describe a value without end.
+    """
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*NAME) are not read: write the value out", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -30,6 +42,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _parsed(text):
+    """The value of a YAML text; yaml.YAMLError where it has none."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("is nested too deeply") from None
+    # The parser lets out what its conversions raise: of the 13th month, or a tag that does not fit.
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise yaml.YAMLError(f"holds a value that cannot be read ({error})") from None
+
+
 def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, by a safe loader, laid over that of its base.
 
@@ -38,15 +61,15 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = Path(path)
     asked = f"{derived[-1]}: base: " if derived else ""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         there = f"; there are: {', '.join(known)}" if known else ""
         raise UserError(f"{asked}{path}: no such configuration{suggestion(path.stem, known)}{there}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{asked}{path}: cannot be read ({error}); name a YAML file") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML: {error}") from None
+        raise UserError(f"{path}: is not valid YAML; mend it: {error}") from None
     if content is None:
         raise UserError(f"{path}: the file is empty; it must hold a mapping of sections")
     if not isinstance(content, dict):
@@ -54,6 +77,8 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
+    if not isinstance(base, str) or Path(base).name != base:
+        raise UserError(f"{path}: base = {_shown(base)}: must be the name of a file beside it, without .yaml")
     derived = (*derived, path)
     source = path.with_name(f"{base}.yaml")
     if source in derived:
@@ -85,12 +110,13 @@ def override(mapping: dict[str, Any], overrides: Sequence[str], sections: Sequen
             if node is mapping and section in sections and node.get(section) is None:
                 node[section] = {}
             if not isinstance(node.get(section), dict):
-                raise UserError(f"--set {text!r}: no section {section!r}{suggestion(section, sections)}")
+                known = f"{suggestion(section, sections)}; there are: {', '.join(sections)}"
+                raise UserError(f"--set {text!r}: no section {section!r}{known}")
             node = node[section]
         try:
-            node[last] = yaml.safe_load(value)
+            node[last] = _parsed(value)
         except yaml.YAMLError:
-            raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+            raise UserError(f"--set {text!r}: the value must be valid YAML") from None
     return mapping
 
 
@@ -98,7 +124,7 @@ def build(cls, mapping, where=""):
     """An instance of dataclass cls from a mapping; where: dotted path of the section, "" at the top."""
     dot = f"{where}." if where else ""
     if not isinstance(mapping, dict):
-        raise UserError(f"{where} = {mapping!r}: must be a section with keys")
+        raise UserError(f"{where} = {_shown(mapping)}: must be a section with keys")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in mapping:
         if key not in fields:
@@ -110,7 +136,7 @@ def build(cls, mapping, where=""):
         if name in mapping:
             values[name] = _value(hints[name], mapping[name], dot + name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{dot}{name}: missing, and it has no default")
+            raise UserError(f"{dot}{name}: missing, and it has no default; add it")
     return cls(**values)
 
 
@@ -128,24 +154,26 @@ def _value(kind, value, key):
         return _value(kind, value, key)
     if origin is typing.Literal:
         if value not in args:
-            raise UserError(f"{key} = {value!r}: must be one of {', '.join(map(repr, args))}{suggestion(value, args)}")
+            raise UserError(
+                f"{key} = {_shown(value)}: must be one of {', '.join(map(repr, args))}{suggestion(value, args)}"
+            )
         return value
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{key} = {value!r}: must be a section with keys")
+            raise UserError(f"{key} = {_shown(value)}: must be a section with keys")
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise UserError(f"{key} = {value!r}: must be a list")
+            raise UserError(f"{key} = {_shown(value)}: must be a list")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(inner) != len(value):
-            raise UserError(f"{key} = {value!r}: must be a list of {len(inner)} values")
+            raise UserError(f"{key} = {_shown(value)}: must be a list of {len(inner)} values")
         return tuple(_value(k, v, f"{key}[{i}]") for i, (k, v) in enumerate(zip(inner, value)))
     return _scalar(kind, value, key)
 
 
 def _scalar(kind, value, key):
-    wrong = UserError(f"{key} = {value!r}: must be {_ARTICLES[kind]}")
+    wrong = UserError(f"{key} = {_shown(value)}: must be {_ARTICLES[kind]}")
     if kind in (bool, str) or isinstance(value, bool):
         if type(value) is kind:
             return value
@@ -155,9 +183,18 @@ def _scalar(kind, value, key):
             value = float(value)
         except ValueError:
             raise wrong from None
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or (kind is int and value != int(value)):
+    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST or (kind is int and value != int(value)):
         raise wrong
     return kind(value)
+
+
+def _shown(value):
+    """A value as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of so many digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 _ARTICLES = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}

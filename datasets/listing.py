@@ -22,8 +22,12 @@ log = logging.getLogger(__name__)
 JOINT = "/"
 #: Stands between a folder's files and its sub-folders in the cache.
 END = "//"
-#: The first column of a training list: in quotes, or up to white space or a comma.
-COLUMN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\s,]+))""")
+#: characters of a line of a list: the longest path that Linux opens
+LONGEST = 4096
+#: A word of a list: in quotes, or without a space.
+WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
+#: The first column of a training list: in quotes, up to a tab, or up to white space or a comma.
+COLUMN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\t]+)\t|([^\s,]+))""")
 #: Count up when the content of the cache, or how it is found, changes.
 CACHE_FORMAT = 2
 
@@ -31,8 +35,8 @@ CACHE_FORMAT = 2
 def check_root(root: str | Path) -> Path:
     """root as a Path; UserError where there is no such folder."""
     root = Path(root)
-    if not root.is_dir():
-        wrong = "is a file" if root.exists() else "no such folder"
+    if not os.path.isdir(root):
+        wrong = "is a file" if os.path.exists(root) else "no such folder"
         raise UserError(f"data root {root}: {wrong}; set data.root to the folder that holds the videos")
     return root
 
@@ -49,26 +53,35 @@ def check_found(found: Iterable, root: Path, kind: str, suffixes: tuple[str, ...
 def list_entries(path: str | Path, root: Path) -> list[str]:
     """The entries of a training list in its order: paths relative to root.
 
-    One a line, a leading "/" or "./" allowed; only the first column counts, which ends at white space or a comma,
-    unless it stands in quotes.  Empty lines and lines that start with # are left out.  Raises UserError for a list that
-    cannot be read, is empty or belongs to another root.
+    One a line, a leading "/" or "./" allowed; only the first column counts, which ends at a tab or, without one, at
+    white space or a comma, unless it stands in quotes.  Empty lines and lines that start with # are left out.  Raises
+    UserError for a list that cannot be read, is empty or belongs to another root.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"data.list {path}: {error}; name a text file of frames or videos, or null") from None
-    columns = [COLUMN.match(line) for line in lines if line.strip() and not line.startswith("#")]
-    entries = [os.path.normpath("".join(found.groups("")).strip("/") or ".") for found in columns if found]
+    if any(len(line) > LONGEST for line in lines):
+        raise UserError(f"data.list {path}: has a line of more than {LONGEST} characters; one frame or video a line")
+    found = [COLUMN.match(line) for line in lines if line.strip() and not line.startswith("#")]
+    entries = [os.path.normpath("".join(column.groups("")).strip(" /") or ".") for column in found if column]
     if not entries:
         raise UserError(f"data.list {path}: names no frame and no video; one a line, relative to {root}")
-    if not (root / entries[0]).exists():
-        fits = [folder for folder in root.absolute().parents if (folder / entries[0]).exists()]
+    if not os.path.exists(root / entries[0]):
+        fits = [folder for folder in root.absolute().parents if os.path.exists(folder / entries[0])]
         cure = f"; they fit data.root={os.path.relpath(fits[0])}" if fits else ""
         raise UserError(
             f"data.list {path}: {root / entries[0]} is not there; entries are relative to data.root {root}{cure}; "
-            "names with spaces or commas stand in quotes"
+            "names with spaces or commas stand in quotes, or tabs separate the columns"
         )
     return entries
+
+
+def columns(line: str) -> list[str]:
+    """The words of a line that is not empty; names with spaces stand in quotes, or tabs separate them."""
+    if "\t" in line:
+        return [word.strip() for word in line.split("\t") if word.strip()]
+    return ["".join(groups) for groups in WORD.findall(line)]
 
 
 def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -> Iterator[tuple[str, str]]:
@@ -107,11 +120,18 @@ def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append(entry.name)
             elif entry.name.lower().endswith(suffixes):
                 files.append(entry.name)
     return sorted(files, key=_by_number), sorted(folders)
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for example; what is called a frame is told when it is read
+        return False
 
 
 def _by_number(name):

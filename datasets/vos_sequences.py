@@ -4,7 +4,7 @@ Objects are born at the given masks: an id counts where no earlier mask holds it
 """
 
 import os
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,10 @@ from core import palette
 from core.errors import UserError
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
+from datasets.listing import columns
 from datasets.readers import UnreadableFrame, VideoReader
 from datasets.readers.frames import SUFFIXES
 from datasets.readers.frames import read_frame as decode
-
-#: A word of a list: in quotes, or without a space.
-WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def davis(root: str | Path, split: str = "val", names: list[str] | None = None, 
     """
     root = Path(root)
     path = root / "ImageSets" / "2017" / f"{split}.txt"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(
             f"{path}: missing; {root} must be in DAVIS layout: ImageSets/2017/{split}.txt, "
             "JPEGImages/480p/<sequence>/, Annotations/480p/<sequence>/"
@@ -138,6 +136,9 @@ def davis(root: str | Path, split: str = "val", names: list[str] | None = None, 
     known = _text(path, "expected one name a line").split()
     if not known:
         raise UserError(f"{path}: names no sequence; expected one name a line")
+    for name in known:
+        if Path(name).name != name or name == "..":  # masks are written to folders of these names
+            raise UserError(f"{path}: {name!r}: must be the name of a folder in {root / 'JPEGImages' / '480p'}")
     sequences = []
     for name in _chosen(known, names):
         images, folder = pictures(root / "JPEGImages" / "480p" / name), root / "Annotations" / "480p" / name
@@ -211,7 +212,7 @@ def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -
         if not line.strip():
             continue
         flag, image, mask = _columns(line, f"{file}:{number}")
-        if not (root / image).is_file():
+        if not os.path.isfile(root / image):
             raise UserError(f"{file}:{number}: {root / image} does not exist (paths are relative to {root})")
         folder = Path(os.path.abspath(root / image)).parent  # Path(".") has no name
         videos.setdefault(folder, []).append((root / image, mask and root / mask, flag == "1"))
@@ -225,21 +226,19 @@ def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -
 def _text(path, advice):
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {advice}") from error
 
 
 def _columns(line, where):
     """flag, image and mask (None: not given) of a line; UserError names the place."""
     flag, *rest = line.strip().split(None, 1)
-    if "\t" in line:
-        words = [word.strip() for word in "".join(rest).split("\t") if word.strip()]
-    else:
-        words = ["".join(groups) for groups in WORD.findall("".join(rest))]
+    # A tab may stand behind the flag alone: then, too, tabs separate the columns.
+    words = columns("\t" * ("\t" in line) + "".join(rest))
     if flag not in ("0", "1") or len(words) not in (1, 2):
         raise UserError(
-            f"{where}: {line!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; names with spaces "
-            "stand in quotes, or tabs separate the columns"
+            f"{where}: {line[:200]!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; "
+            "names with spaces stand in quotes, or tabs separate the columns"
         )
     image, mask = (*words, "-")[:2]
     return flag, image.lstrip("/"), None if mask == "-" else mask.lstrip("/")
@@ -262,22 +261,23 @@ def _listed(file, folder, rows):
 
 
 def _existing(masks):
-    return tuple(mask if mask and mask.is_file() else None for mask in masks)
+    return tuple(mask if mask and os.path.isfile(mask) else None for mask in masks)
 
 
 def _once(file, names, what):
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{file}: {what} {twice[0]!r}; one would overwrite the other")
 
 
 def pictures(folder: Path) -> tuple[Path, ...]:
     """The JPEG and PNG files of a folder by name; UserError where there is none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    try:
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: there is no such folder, or it cannot be read ({error})") from None
     if not found:
-        raise UserError(f"{folder}: holds no JPEG or PNG file")
+        raise UserError(f"{folder}: holds no JPEG or PNG file; one a frame is expected")
     _once(folder, [path.stem for path in found], "two pictures are named")
     return tuple(found)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from core import checkpoint, strict
+from core import checkpoint, protocols, strict
 from core import config as configuration
 from core.errors import UserError
 from core.schema import RunConfig
@@ -68,9 +68,20 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def build(config: RunConfig) -> Method:
-    """The method that a configuration describes, with random weights drawn from config.seed."""
+    """The method that a configuration describes, with random weights drawn from config.seed.
+
+    Raises UserError where its sizes are too large for torch or for the memory.
+    """
     torch.manual_seed(config.seed)
-    return METHODS[config.method.name].Method(config.method)
+    return _made(config.method)
+
+
+def _made(section):
+    try:
+        return METHODS[section.name].Method(section)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"method: a network of these sizes cannot be made ({reason}); lower them") from error
 
 
 def initialise(method: Method, source: str | Path) -> list[str]:
@@ -108,11 +119,15 @@ def _given_away(path):
     tensors, metadata = checkpoint.load_weights(path)
     if "network" not in metadata:
         raise UserError(f"{path}: is not of this project; weights of a network of timm are timm:NAME@{path}")
-    parts = json.loads(metadata["network"])
-    method = METHODS[parts["method"]["name"]]
+    try:
+        parts = json.loads(metadata["network"])
+        section = strict.build(CONFIGS[parts["method"]["name"]], parts["method"], "method")
+        protocols.named(parts["protocol"], parts["propagation"])
+    except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
+        raise UserError(f"{path}: its metadata describe no network ({error}); fetch the file again") from error
 
     def make():
-        extractor = method.Method(strict.build(method.Config, parts["method"], "method")).extractor
+        extractor = _made(section).extractor
         extractor.protocol, extractor.changes = parts["protocol"], parts["propagation"]
         return extractor.eval()
 
@@ -122,8 +137,11 @@ def _given_away(path):
 
 def _filled(make, state, source):
     """The network that make() builds, with the tensors of a state_dict as its weights; none are drawn before."""
-    with torch.device("meta"):
-        network = make()
+    try:
+        with torch.device("meta"):
+            network = make()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     checkpoint.load_strictly(network, state, source)
     return network
 
@@ -138,7 +156,7 @@ def read(source: str | Path) -> dict[str, Any]:
     """What a checkpoint file holds."""
     content = checkpoint.load(source)
     if not isinstance(content, dict):
-        raise UserError(f"{source}: holds a {type(content).__name__}, not a checkpoint")
+        raise UserError(f"{source}: holds a {type(content).__name__}, not a checkpoint; name another file")
     return content
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
 
 from core.errors import UserError
 from models.backbones.resnet import ReflectResNet, ResNet
@@ -105,7 +105,8 @@ def _plain(network):
     """A state_dict without `module.`; {} where there is none."""
     if not isinstance(network, dict):
         return {}
-    return {str(name).removeprefix("module."): value for name, value in network.items()}
+    named = {str(name).removeprefix("module."): value for name, value in network.items()}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor) and value.layout == strided}
 
 
 def _below(prefix, state):
@@ -124,8 +125,9 @@ def _backbone(network):
 
 def _vit(backbone, block, protocol):
     """Makes a ViT of a backbone's shape.  UserError where this project has none like it."""
-    channels, _, patch, _ = backbone["patch_embed.proj.weight"].shape
-    side = round((backbone["pos_embed"].shape[1] - 1) ** 0.5)
+    # Tensors of other dimensions than these count as empty; they are then told by their shapes.
+    channels, _, patch, _ = (*backbone["patch_embed.proj.weight"].shape, 0, 0, 0, 0)[:4]
+    side = max(0, (*backbone["pos_embed"].shape, 1, 1)[1] - 1) ** 0.5
     sizes = [size for size, (width, _) in SIZES.items() if width == channels]
     if not sizes or patch not in (8, 16):
         known = ", ".join(f"{size} ({width})" for size, (width, _) in SIZES.items())
@@ -134,7 +136,7 @@ def _vit(backbone, block, protocol):
             f"12 blocks, patches of 8 or 16 px and a size among {known}"
         )
     mask_token = "mask_token" in backbone
-    return lambda: ViT(Backbone(sizes[0], patch, side * patch, mask_token=mask_token), block, protocol)
+    return lambda: ViT(Backbone(sizes[0], patch, round(side) * patch, mask_token=mask_token), block, protocol)
 
 
 def _looks(content):

@@ -111,6 +111,38 @@ def test_messages_name_the_file_and_missing_keys(tmp_path):
         models.read_config(tmp_path / "brokn.yaml")
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seed: 2020-13-45", "month must be"),  # a date to YAML
+        ("seed: 0x_", "cannot be read"),
+        ("seed: !!timestamp x", "cannot be read"),
+        ("log: !!map x", "cannot be read"),
+        ("log: " + "[" * 3000, "nested too deeply"),
+        ("log: &a {b: *a}", "aliases"),
+        ("base: ytvos\nseed: " + "9" * 5000, "cannot be read"),
+        ("base: ytvos\nseed: 0x" + "f" * 5000, "a whole number"),
+        ("base: ytvos\nseed: 4294967296", "between 0 and"),
+        ("base: ytvos\ndata: {batch_size: 1000000000}", "between 1 and"),
+        ("base: ytvos\nmethod: {embedding: 1000000000000000000000}", "cannot be made"),
+        ('base: "\\0"', "cannot be read"),
+        ("base: a/b", "name of a file beside it"),
+        ("base: nothing", "no such configuration"),
+    ],
+)
+def test_what_yaml_stumbles_over_is_named(tmp_path, text, message):
+    (tmp_path / "ytvos.yaml").write_text(YTVOS.read_text())
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"(?s)(mine.yaml|method).*{message}") as caught:
+        models.build(models.read_config(tmp_path / "mine.yaml"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_override_that_yaml_stumbles_over_is_named():
+    with pytest.raises(UserError, match="--set 'seed=2020-13-45'"):
+        models.read_config(YTVOS, ["seed=2020-13-45"])
+
+
 def test_a_file_takes_from_its_base_what_it_does_not_say(tmp_path):
     (tmp_path / "ytvos.yaml").write_text(YTVOS.read_text())
     derived = tmp_path / "mine.yaml"
@@ -120,7 +152,7 @@ def test_a_file_takes_from_its_base_what_it_does_not_say(tmp_path):
     derived.write_text("base: ytvos\nmethod: {name: other, width: 4}\n")
     assert strict.read(derived)["method"] == {"name": "other", "width": 4}  # no key of another method's
     derived.write_text("base: [ytvos]\n")
-    with pytest.raises(UserError, match="mine.yaml: base: .*no such configuration"):
+    with pytest.raises(UserError, match="mine.yaml: base = .*must be the name of a file"):
         models.read_config(derived)
     (tmp_path / "ytvos.yaml").write_text("base: mine\n")
     derived.write_text("base: ytvos\n")

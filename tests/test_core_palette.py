@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from core import palette
 from core.errors import UserError
@@ -63,6 +64,29 @@ def test_what_is_no_mask_is_refused_by_name(tmp_path):
     ]:
         with pytest.raises(UserError, match=f"{name}: .*{reason}"):
             palette.read_ids(tmp_path / name)
+
+
+def text_bomb(path):
+    """A PNG with a comment that is a MB when unpacked: Pillow raises a ValueError."""
+    told = PngInfo()
+    told.add_text("comment", "a" * 2_000_000, zip=True)
+    Image.new("L", (4, 4)).save(path, pnginfo=told)
+
+
+def pixel_bomb(path):
+    Image.new("1", (14000, 13000)).save(path)
+
+
+def program(path):
+    """An EPS, for which Pillow would start Ghostscript."""
+    Image.new("L", (4, 4)).save(path, format="EPS")
+
+
+@pytest.mark.parametrize("made", [text_bomb, pixel_bomb, program])
+def test_what_would_blow_up_or_start_a_program_is_refused_by_name(tmp_path, made):
+    made(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="mask.png: cannot be read as a mask"):
+        palette.read_ids(tmp_path / "mask.png")
 
 
 def test_overlay_tints_objects_and_leaves_the_rest():

@@ -1,7 +1,9 @@
 """The reader of frame folders: decoding, damaged files, lists, the scan and its cache."""
 
 import os
+import struct
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -185,6 +187,46 @@ def test_names_with_spaces_and_commas_stand_in_quotes(root):
         assert names(listed(root, text)) == ["a zebra, running"]
     with pytest.raises(UserError, match="a is not there.*in quotes"):
         listed(root, "a zebra, running\n")
+
+
+@pytest.mark.parametrize(
+    "line", ['"a cat/00000.jpg" 0 1', "'a cat/00000.jpg'", "a cat/00000.jpg\t1", "/a cat/00000.jpg\t"]
+)
+def test_lists_of_names_with_spaces_and_other_letters(root, line):
+    write(root / "a cat/00000.jpg")
+    write(root / "日本/ü 1.png")
+    reader = listed(root, f"\ufeff{line}\n'日本'\n")  # some editors begin a file with this mark
+    assert names(reader) == ["a cat", "日本"]
+    assert [len(reader.read(video, [0])) for video in range(2)] == [1, 1]
+
+
+def test_names_that_cannot_be_opened_are_told_or_replaced(root):
+    (root / "loop").symlink_to("loop")
+    for entry in ("x" * 300, "loop", "zebra\n" + "x" * 300, "zebra\n\0", "x/" * 3000):
+        with pytest.raises(UserError, match="list.txt"):
+            listed(root, entry)
+    reader = listed(root, f"zebra\nzebra/\0.jpg\nzebra/{'x' * 300}.jpg\n")
+    for frame in (-2, -1):
+        with pytest.raises(UnreadableFrame):
+            reader.read(0, [frame])
+
+
+def test_a_link_to_itself_harms_no_neighbour(root):
+    (root / "zebra/loop").symlink_to("loop")
+    (root / "zebra/00009.jpg").symlink_to("00009.jpg")
+    reader = Reader(root)
+    assert "zebra" in names(reader)
+    with pytest.raises(UnreadableFrame, match="symbolic links"):
+        reader.read(names(reader).index("zebra"), [-1])
+
+
+def test_a_picture_that_says_it_is_huge_is_unreadable(tmp_path):
+    path = write(tmp_path / "0.png")
+    header = b"IHDR" + struct.pack(">2I5B", 65536, 65536, 8, 2, 0, 0, 0)
+    content = path.read_bytes()
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    with pytest.raises(UnreadableFrame, match="cannot be decoded"):
+        read_frame(path)
 
 
 @pytest.mark.parametrize(

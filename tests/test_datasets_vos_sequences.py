@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +90,25 @@ def test_ytvos_propagates_through_all_frames_and_writes_those_of_valid(tmp_path)
     (every / "JPEGImages/a1/00010.jpg").unlink()
     with pytest.raises(UserError, match="00010.png: no frame of that name in .*valid_all_frames"):
         vos.ytvos(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../bike", "/bike", ".."])
+def test_names_that_lead_elsewhere_are_refused(davis_root, name):
+    (davis_root / "ImageSets/2017/val.txt").write_text(name)
+    with pytest.raises(UserError, match="val.txt: .*name of a folder"):
+        vos.davis(davis_root)
+
+
+def test_a_long_list_is_read_in_no_time(tmp_path):
+    make_mask(tmp_path / "m.png", 1)
+    for t in range(3):
+        make_frame(tmp_path / f"v/{t}.jpg")
+    lines = [f"1 v/{t % 3}.jpg{'' if t else ' m.png'}" for t in range(20_000)]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    started = time.process_time()
+    with pytest.raises(UserError, match="two frames named '0'"):
+        vos.listed(tmp_path / "list.txt", tmp_path)
+    assert time.process_time() - started < 5  # comparing each with each took half a minute
 
 
 def test_lists(tmp_path):

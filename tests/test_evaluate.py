@@ -1,3 +1,4 @@
+import io
 import re
 import shutil
 import sys
@@ -135,3 +136,19 @@ def test_folders_without_a_sequence_in_common_are_named(told, data):
     fill(data / "others/emu", 1)
     code, text = told(TRUTH, "others")
     assert code == 2 and "emu" in text and "bear" in text
+
+
+def test_many_names_are_no_name_of_a_file(told):
+    code, text = told(TRUTH, MASKS, "--sequences", ",".join(f"sequence{i}" for i in range(100)))
+    assert code == 2 and "no such sequence" in text
+
+
+def test_names_that_are_no_text_are_shown(data, monkeypatch):
+    fill(data / MASKS / "emu\udcff", 1)
+    strict = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    words = ["evaluate.py", "--annotations", data / TRUTH, "--results", data / MASKS]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    monkeypatch.setattr(sys, "stdout", strict)
+    evaluate.main()
+    strict.flush()
+    assert b"emu\\udcff" in strict.buffer.getvalue()

@@ -283,6 +283,40 @@ def test_weights_to_give_away(tmp_path):
         models.load(tmp_path / "absent.safetensors")
 
 
+def test_weights_of_another_precision_fit_and_of_another_kind_do_not(tmp_path):
+    config = models.read_config(models.UNTRAINED, ["method.embedding=16"])
+    whole = {"method": models.build(config).state_dict(), "config": as_plain(config)}
+
+    def load(**changes):
+        checkpoint.save(tmp_path / "a.pth", whole | {"method": whole["method"] | changes})
+        return models.load(tmp_path / "a.pth")
+
+    name, value = next((name, value) for name, value in whole["method"].items() if name.endswith("conv1.weight"))
+    assert all(p.dtype == torch.float32 for p in load(**{name: value.double()}).parameters())
+    for wrong in (value.to(torch.int8), value.to(torch.complex64), value.to_sparse(), 3):
+        with pytest.raises(UserError, match=rf"a.pth: .*{name}"):
+            load(**{name: wrong})
+    method = Method(dul_config())
+    with pytest.raises(UserError, match="a.pth: .*left over: 7"):
+        checkpoint.load_strictly(method, {**method.state_dict(), 7: value}, "a.pth")
+
+
+@pytest.mark.parametrize(
+    "metadata, sums, message",
+    [
+        ("[1", "", "metadata"),
+        ('{"method": {"name": "other"}}', "", "metadata"),
+        ('{"method": {"name": "dul"}, "protocol": "DUL"}', "", "metadata"),
+        ("{}", "one-word", "SHA256SUMS"),
+    ],
+)
+def test_metadata_that_describe_no_network_are_named(tmp_path, metadata, sums, message):
+    checkpoint.save_weights(tmp_path / "a.safetensors", {"a": torch.eye(2)}, {"network": metadata})
+    (tmp_path / "SHA256SUMS").write_text(sums)
+    with pytest.raises(UserError, match=message):
+        models.load(tmp_path / "a.safetensors")
+
+
 def test_pictures_show_a_sample():
     torch.manual_seed(0)
     method = Method(dul_config()).eval()

@@ -232,6 +232,14 @@ def test_other_files_are_told_what_they_look_like(tmp_path, content, said):
         models.load(path)
 
 
+@pytest.mark.parametrize("value", [3, torch.zeros(384), torch.zeros(0, 3, 8, 8), torch.eye(2).to_sparse()])
+@pytest.mark.parametrize("name", ["pos_embed", "patch_embed.proj.weight"])
+def test_tensors_that_no_transformer_has_are_told(dino_state, tmp_path, name, value):
+    torch.save({**dino_state, name: value}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="odd.pth: "):
+        models.load(tmp_path / "odd.pth")
+
+
 def test_config_refuses_what_cannot_be():
     for changes, said in [
         ({"global_px": 30}, "method.global_px = 30: must be a multiple of method.patch = 8"),

@@ -219,6 +219,22 @@ def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
     assert second.best == {}
 
 
+def test_a_damaged_training_state_is_named(project, tmp_path):
+    config, cpu = models.read_config(project[0]), torch.device("cpu")
+    run = Run(torch.nn.Linear(2, 2), config, tmp_path / "kept", cpu)
+    run.save()
+    whole = checkpoint.load(run.last)
+    state = {"step": torch.zeros(()), "exp_avg": torch.zeros(2, 2)}
+    moments = {"state": {0: state}, "param_groups": whole["optimiser"]["param_groups"]}
+    for damage in (
+        {"step": "three"}, {"step": -1}, {"best": 3}, {"best": {"res4": "high"}}, {"rng": {}}, {"config": []},
+        {"method": [[]]}, {"optimiser": 3}, {"optimiser": moments},
+    ):  # fmt: skip
+        checkpoint.save(run.last, whole | damage)
+        with pytest.raises(UserError, match="last.pth: holds a damaged training state"):
+            run.restore(run.last)
+
+
 def test_bad_files_are_replaced_counted_and_too_many_stop(project):
     config, runs = project
     video = config.parent / "videos" / "video0"

@@ -93,6 +93,14 @@ class Run:
         content = checkpoint.load(path)
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
+        try:
+            self._restore(content, path)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__} {error}".splitlines()[0]
+            raise UserError(f"{path}: holds a damaged training state ({reason}); name another last.pth") from error
+
+    def _restore(self, content, path):
+        """Raises what a damaged state makes Python and torch raise."""
         _same_run(content["config"], self.config, path)
         if self.init and self.init != content["init"]:
             raise UserError(
@@ -101,10 +109,19 @@ class Run:
             )
         self.init = content["init"]
         checkpoint.load_strictly(self.method, content["method"], path)
-        self.optimiser.load_state_dict(content["optimiser"])
+        groups = self.optimiser.state_dict()["param_groups"]  # follow from the configuration, which is the same
+        self.optimiser.load_state_dict({"state": content["optimiser"]["state"], "param_groups": groups})
+        moments = {"momentum_buffer"} if self.config.optim.name == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
+        for parameter, state in self.optimiser.state.items():
+            fit = lambda value: value.shape == parameter.shape and value.layout == parameter.layout  # noqa: B023
+            if state.keys() != moments or not all(fit(state[name]) for name in moments - {"step"}):
+                raise ValueError("a moment of the optimiser is missing or misshapen")
         self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.bad_clips = content["step"], content["best"], content["bad_clips"]
         self.measured, self.score = content["measured"], content["score"]
+        counts, scores = (self.step, self.bad_clips, self.measured), (*self.best.values(), *self.score.values())
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(n, float) for n in scores):
+            raise ValueError("counts and scores must be numbers")
         if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
             self.best, self.score = {}, {}
         if distributed.rank() == 0:
@@ -127,7 +144,7 @@ def _same_run(saved, config, path):
     ]
     if changed:
         raise UserError(
-            f"{path}: belongs to a run with another configuration ({'; '.join(changed)}).  A run that goes on may "
+            f"{path}: belongs to a run with another configuration ({'; '.join(changed[:12])}).  A run that goes on may "
             f"change {', '.join([*sorted(_FREE_KEYS), *(f'{name}.*' for name in sorted(_FREE_SECTIONS))])}.  For a new "
             f"run from its weights add --init {path} and name another --run-dir "
             f"(launch/train.sh: INIT={path} RUN_ID=NAME before the same command)"

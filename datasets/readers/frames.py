@@ -48,15 +48,18 @@ def read_frame(path: str | Path) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError as error:
-        raise UnreadableFrame(str(path), str(error.strerror)) from None
+    except (OSError, ValueError) as error:  # of a name that cannot be one
+        raise UnreadableFrame(str(path), getattr(error, "strerror", None) or str(error)) from None
     if not data:
         raise UnreadableFrame(str(path), "the file is empty")
     # OpenCV 4 fills the rest of a JPEG that breaks off with grey; where zeros follow, every decoder does.
     if data.startswith(JPEG_START) and _breaks_off(data):
         raise UnreadableFrame(str(path), "the JPEG breaks off before its end")
     # 0.29 ms for a 512x288 JPEG, the pixels of Pillow, which takes 0.37 ms.
-    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # of more pixels than it takes
+        frame = None
     if frame is None:
         raise UnreadableFrame(str(path), "cannot be decoded: damaged, or no image")
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -84,9 +87,12 @@ def read_list(path: str | Path, root: Path) -> list[tuple[str, str]]:
             folder, _, name = entry.rpartition("/")
             videos.setdefault(folder or ".", []).append(name)
         elif entry not in videos:
-            if not (root / entry).is_dir():
+            if not os.path.isdir(root / entry):
                 raise UserError(f"data.list {path}: {root / entry} is no folder; entries are relative to data.root")
-            videos[entry], _ = list_folder(root / entry, SUFFIXES)
+            try:
+                videos[entry], _ = list_folder(root / entry, SUFFIXES)
+            except OSError as error:
+                raise UserError(f"data.list {path}: {root / entry}: {error.strerror}; mend or remove it") from None
             if not videos[entry]:
-                raise UserError(f"data.list {path}: {root / entry} holds no {', '.join(SUFFIXES)} files")
+                raise UserError(f"data.list {path}: {root / entry} holds no {', '.join(SUFFIXES)} files; remove it")
     return [(folder, JOINT.join(names)) for folder, names in videos.items()]

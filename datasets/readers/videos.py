@@ -127,7 +127,7 @@ def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
     names = []
     for entry in list_entries(path, root):
         is_file = entry.lower().endswith(SUFFIXES)
-        below = [entry] if is_file else scan(root, known, entry) if (root / entry).is_dir() else []
+        below = [entry] if is_file else scan(root, known, entry) if os.path.isdir(root / entry) else []
         if not below:
             raise UserError(
                 f"data.list {path}: {root / entry} is no video file ({', '.join(SUFFIXES)}) and no folder of such;"
@@ -250,7 +250,7 @@ def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
             content = examine(path)
         except UnreadableFrame as error:
             content = error.reason
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             content = reason(error)
             if isinstance(error, OSError):  # rights and disks may change while the file does not
                 now = None
