@@ -29,7 +29,7 @@ def main() -> None:
     if args.file.endswith(".pt2"):
         program = export(load(args.checkpoint), args.key, args.size)
         write(program, args.file)
-        B, _, H, W = (n if isinstance(n, int) else "any" for n in input_shape(program))
+        B, _, H, W = (n or "any" for n in input_shape(program))
         print(f"written: {args.file} (frames: {B}; height {H}, width {W})")
     elif args.file.endswith(".safetensors"):
         give_away(args.checkpoint, args.file)

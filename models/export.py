@@ -27,31 +27,40 @@ class Features(nn.Module):
 def export(extractor: Extractor, layer: str | None = None, size: tuple[int, int] = (480, 848)) -> ExportedProgram:
     """One layer as a program; program.module()(frames) runs it.
 
-    layer: None = the default one.  Residual networks take any number of frames of any size.  Vision transformers take
-    one frame of `size` (H, W), since their position embedding is resized for it.  Raises UserError for a layer or a
+    layer: None = the default one.  Residual networks and those of timm take frames of any number and size.  INO's takes
+    one frame of `size` (H, W), since its position embedding is resized for it.  Raises UserError for a layer or a
     size that the network does not have, and for a network that cannot be exported.
     """
     layer = extractor.layers[0] if layer is None else layer
     extractor.require_layer(layer)
     network = Features(extractor, layer).eval()
-    any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
-    device = next(extractor.parameters()).device
+    device, px = next(extractor.parameters()).device, extractor.cell_px(layer)
+    frames = lambda count, height, width: torch.rand(count, 3, height, width, device=device)
     try:
         with torch.no_grad():
-            # torch takes a length of 1 for fixed: two frames stand for any number.
-            program = traced(network, (torch.rand(2, 3, *size, device=device),), dynamic_shapes=any_size)
-            if sum(isinstance(length, int) for length in input_shape(program)) > 1:  # not the channels alone
-                program = traced(network, (torch.rand(1, 3, *size, device=device),))
+            free = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
+            program = traced(network, (frames(2, 8 * px, 12 * px),), dynamic_shapes=free)
+            if not _takes(program, frames(1, 11 * px, 9 * px)):
+                program = traced(network, (frames(1, *size),))
     except RuntimeError as error:
         raise UserError(f"{type(extractor).__name__} cannot be exported ({str(error).splitlines()[0]})") from error
     return program
 
 
-def input_shape(program: ExportedProgram) -> tuple:
-    """[B,3,H,W] that an exported program takes: numbers, and symbols for lengths that are free."""
+def _takes(program, frames):
+    """Whether a program runs on these frames; the lengths that it calls free may have conditions."""
+    try:
+        program.module()(frames)
+    except (AssertionError, RuntimeError):
+        return False
+    return True
+
+
+def input_shape(program: ExportedProgram) -> list[int | None]:
+    """[B,3,H,W] that an exported program takes; None: any."""
     (name,) = program.graph_signature.user_inputs
     (frames,) = [node for node in program.graph.nodes if node.name == name]
-    return tuple(frames.meta["val"].shape)
+    return [length if isinstance(length, int) else None for length in frames.meta["val"].shape]
 
 
 def write(program: ExportedProgram, path: str | Path) -> None:
