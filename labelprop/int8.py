@@ -3,7 +3,8 @@
 A frame's features are rounded to 8 bits once.  For each tile, an integer product gives the rounded similarities of its
 queries to all cells of its halo in all frames, and the best few cells of each query are computed again in float32.
 The largest possible error of a rounded similarity is known; where it could have changed the choice of a query, every
-cell in doubt is computed in float32.  The result is that of float32, but for one pair in 10^15 and for ties.
+cell in doubt is computed in float32.  The result can differ from float32's in ties, and where an error exceeds its
+bound, which has a probability of 10^-15 for a pair of cells.
 
 Two steps before rounding make the error small and its size known.  The mean feature of the video's first frame is
 subtracted: similar features share most of it, and a small remainder is rounded finely.  A random rotation mixes the
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from labelprop import walk
 
-#: largest error that counts as possible, in sigmas: one pair in 10^15 has a larger one
+#: the bound of the error, in sigmas; a pair's error is larger with a probability of 10^-15
 DOUBT = 8.0
 #: beyond top_k: positions whose scores are compared, and candidates that are computed in float32
 POSITIONS, CANDIDATES = 22, 40
