@@ -4,7 +4,6 @@ import dataclasses
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from core import distributed, protocols
@@ -14,6 +13,7 @@ from core.evaluation import davis
 from datasets import vos_sequences
 from datasets.clip import ClipDataset, ClipLoader
 from labelprop import Tracker, runner
+from training.pictures import Watched, validation_sheet
 from training.stop import Stopped
 
 
@@ -87,18 +87,17 @@ class Validation:
         return {f"validation/loss_{name}": value for name, value in sums.items()}
 
     def j_and_f(self, run, layer, pictures, stop):
-        """J&F of one feature layer, in percent; four overlays of each sequence are added to pictures."""
+        """J&F of one feature layer, in percent; a sheet of each sequence is added to pictures."""
         out = run.folder / "validation"
         propagation = protocols.named(run.config.protocol, run.config.propagation)
         tracker = Tracker(run.method.extractor, layer, propagation, run.device, precision="fp32")
-        masks = runner.run(self.sequences, tracker, out, overwrite=True, quiet=True, after_frame=stop.check)
-        scores = []
+        quietly, scores = {"overwrite": True, "visuals": False, "quiet": True, "after_frame": stop.check}, []
         for sequence in self.sequences:
+            watched = Watched(tracker, sequence)
+            masks = runner.run([sequence], watched, out, **quietly)
             stop.check()
-            scores += davis.evaluate(self.annotations, masks, [sequence.name])
-            paths = sorted((out / f"{layer}_vis" / sequence.name).iterdir())
-            chosen = [paths[round(i * (len(paths) - 1) / 3)] for i in range(4)]
-            frames = [vos_sequences.read_frame(path) for path in chosen]
-            sheet = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
-            pictures[f"validation_{layer}/{sequence.name}"] = sheet.transpose(2, 0, 1)
+            name = sequence.name
+            scores += davis.evaluate(self.annotations, masks, [name])
+            sheet = validation_sheet(sequence, self.annotations / name, masks / name, watched)
+            pictures[f"validation_{layer}/{name}"] = sheet
         return 100 * davis.overall(scores).jf_mean

@@ -1,0 +1,107 @@
+"""What TensorBoard shows of a validation sequence.
+
+Legend: D channels, H W pixels of a frame, h w cells.
+"""
+
+from contextlib import closing
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from core.palette import overlay, read_ids
+from datasets.vos_sequences import read_frame
+from labelprop.readout import working_size
+
+COLUMNS = 4
+HEIGHT_PX = 240  # of each frame
+
+
+class Watched:
+    """A tracker for one sequence that keeps the confidence of the frames which its picture shows.
+
+    shown: their numbers.  confidence: float32 [H,W] of each, after `segment`.
+    """
+
+    def __init__(self, tracker, sequence):
+        self.tracker, self.layer, self.device = tracker, tracker.layer, tracker.device
+        self.shown = [round(i * (sequence.length - 1) / (COLUMNS - 1)) for i in range(COLUMNS)]
+        self.confidence = {}
+
+    def segment(self, frames, masks):
+        """As Tracker.segment."""
+        with closing(self.tracker.segment(frames, masks, confidence=True)) as results:
+            for t, (ids, confidence) in enumerate(results):
+                if t in self.shown:
+                    self.confidence[t] = confidence
+                yield ids
+
+
+def validation_sheet(sequence, annotations, masks, watched):
+    """Four frames of a sequence as a sheet.  -> uint8 RGB [3, rows, columns].
+
+    annotations, masks: folders of the true ids and of the network's, a PNG a frame.  watched: what segmented it.
+    Rows: the annotation; the prediction; its confidence (blue = none, yellow = full); and where a cell of the first
+    frame, marked there by a white square, finds itself (the brighter the likelier).
+    """
+    names = [sequence.frame_names[t] for t in watched.shown]
+    frames = [read_frame(sequence.images[t]) for t in watched.shown]
+    place = middle(sequence.given()[0])
+    chances = found_again(watched.tracker, frames, place)
+    found = [heat(frame, chance, cv2.COLORMAP_INFERNO) for frame, chance in zip(frames, chances)]
+    mark(found[0], place)
+    rows = [
+        [overlay(frame, read_ids(annotations / f"{name}.png")) for frame, name in zip(frames, names)],
+        [overlay(frame, read_ids(masks / f"{name}.png")) for frame, name in zip(frames, names)],
+        [heat(frame, watched.confidence[t], cv2.COLORMAP_PLASMA) for frame, t in zip(frames, watched.shown)],
+        found,
+    ]
+    sheet = np.vstack([np.hstack([smaller(picture) for picture in row]) for row in rows])
+    return sheet.transpose(2, 0, 1)
+
+
+def middle(ids_HW):
+    """(y, x) of the pixel of the largest object that is nearest to its centre."""
+    sizes = np.bincount(ids_HW.ravel(), minlength=256)
+    pixels = np.argwhere(ids_HW == 1 + sizes[1:].argmax())
+    return pixels[((pixels - pixels.mean(0)) ** 2).sum(1).argmin()]
+
+
+@torch.no_grad()
+def found_again(tracker, frames, place):
+    """How likely each cell of every frame is the cell at place (y, x) of the first: numpy [h,w] each, the most 1.
+
+    A softmax over the frame's cells by the protocol's temperature; no window.
+    """
+    H, W = frames[0].shape[:2]
+    size, chances = working_size(H, W, tracker.propagation), []
+    for frame in frames:
+        pixels = torch.from_numpy(frame).to(tracker.device).permute(2, 0, 1)[None].float() / 255
+        features_Dhw = tracker.features(F.interpolate(pixels, size, mode="bilinear", align_corners=False))[0]
+        _, h, w = features_Dhw.shape
+        if not chances:
+            cell_D = features_Dhw[:, place[0] * h // H, place[1] * w // W]
+        logits_hw = torch.einsum("d,dhw->hw", cell_D, features_Dhw) / tracker.propagation.temperature
+        chances.append((logits_hw - logits_hw.max()).exp().cpu().numpy())
+    return chances
+
+
+def heat(frame, values, colours):
+    """The frame beneath values in [0,1], float32 of any size, in the colours of one of OpenCV's maps."""
+    levels = cv2.resize((values * 255).round().astype(np.uint8), frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    return cv2.addWeighted(frame, 0.3, cv2.applyColorMap(levels, colours)[..., ::-1], 0.7, 0)
+
+
+def mark(picture, place):
+    """A white square around a place (y, x), in place."""
+    (y, x), reach = place, max(2, len(picture) // 60)
+    cv2.rectangle(picture, (int(x) - reach, int(y) - reach), (int(x) + reach, int(y) + reach), (255, 255, 255), 2)
+
+
+def smaller(picture):
+    """At HEIGHT_PX; pictures that are lower stay as they are."""
+    height, width = picture.shape[:2]
+    if height <= HEIGHT_PX:
+        return picture
+    return cv2.resize(picture, (round(width * HEIGHT_PX / height), HEIGHT_PX), interpolation=cv2.INTER_AREA)
