@@ -12,6 +12,20 @@ ALLOWED = {room: {room, "core"} for room in ROOMS}
 ALLOWED["training"] |= {"datasets", "labelprop"}
 #: Programs that lie in a room because of their name, python -m ROOM.NAME; they may import what train.py may.
 COMMANDS = {"datasets/check.py": "datasets.check"}
+#: modules that open connections, and packages that download
+NETWORK = {
+    "asyncio",
+    "ftplib",
+    "http",
+    "httpx",
+    "huggingface_hub",
+    "requests",
+    "smtplib",
+    "socket",
+    "socketserver",
+    "ssl",
+}
+NETWORK |= {"timm", "urllib", "xmlrpc"}
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -50,6 +64,14 @@ def test_nothing_but_tests_imports_programs():
         names = imported(path) - {path.stem}
         assert not names & {*PROGRAMS, "tests"}, f"{path} imports {names}"
         assert not set(modules(path)) & set(COMMANDS.values()), path
+
+
+def test_only_the_download_of_timm_and_the_app_open_the_network():
+    folders = (*ROOMS, "benchmarks", "launch")
+    paths = {*FILES, *ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))}
+    for path in paths - {ROOT / "models/backbones/timm.py"}:
+        assert not {*imported(path)} & NETWORK, f"{path} imports { ({*imported(path)} & NETWORK) }"
+        assert "_url(" not in path.read_text(encoding="utf-8"), f"{path} calls one of torch's downloads"
 
 
 def test_the_walk_finds_imports(tmp_path):
