@@ -1,8 +1,8 @@
 """Train a method on raw video: python train.py --config configs/ytvos.yaml
 
 Writes to the run folder: last.pth (everything needed to go on), best.pth (highest J&F on the validation
-sequences), config.yaml and TensorBoard events.  SIGINT and SIGTERM save before they stop; started again with
-the same run folder it goes on where it was.
+sequences), config.yaml and TensorBoard events.  SIGINT, SIGTERM and SIGUSR1 save before they stop; started again
+with the same run folder it goes on where it was.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from datasets import clip
 from training import optim
 from training.evaluators import Validation, aside
 from training.gradients import gradients
-from training.logbook import Logbook, Meter, report
+from training.logbook import Logbook, Meter, farewell, report
 from training.run import Run
 from training.stop import Stop, Stopped
 
@@ -45,6 +45,7 @@ def parse():
 def step(run, model, batch, progress):
     """One optimiser step; waits for no result.  -> the losses by name, and the learning rate."""
     config = run.config
+    run.reseed()
     lr = schedule.learning_rate(config.schedule, config.base_lr, progress)
     optim.set_rates(run.optimiser, lr, schedule.weight_decay(config.schedule, config.optim.weight_decay, progress))
     losses = gradients(run, model, batch, progress)
@@ -71,9 +72,9 @@ def train(run, loader, validation, book):
     epoch, several = loader.steps_per_epoch, distributed.world_size() > 1
     every, total = config.validation.every_epochs * epoch, config.schedule.epochs * epoch
     model = distributed.averaged(run.method, run.device) if several else run.method
-    bad_before, meter = run.bad_clips, Meter()
+    meter, agreement, run.unread = Meter(), distributed.Agreement(), loader.bad_clips
     book.line(f"steps {run.step} to {end}, {epoch} an epoch, on {run.device}")
-    with loader.serve(run.step, end) as batches, Stop() as stop:
+    with loader.serve(run.step, end) as batches, Stop(echo=3.0 * several) as stop:
 
         def settle():
             """What is due between two steps -> whether to stop."""
@@ -81,9 +82,7 @@ def train(run, loader, validation, book):
             if run.measured < run.step and at(every):  # one that a signal ended before is still due
                 validation.measure(run, book, stop)
                 meter.clear()
-            # Processes agree now and then, since each agreement makes them wait for one another.
-            agreed = not several or at(config.log.scalar_steps) or at(config.log.checkpoint_steps)
-            halt = agreed and distributed.any_rank(stop.signal is not None, run.device)
+            halt = agreement.any(stop.signal is not None)
             if config.log.keep_every_epochs and run.step % (config.log.keep_every_epochs * epoch) == 0:
                 run.save_network(f"epoch{run.step // epoch:04d}.pth")
             if at(config.log.checkpoint_steps) or halt:
@@ -106,11 +105,11 @@ def train(run, loader, validation, book):
                     pictures = run.method.pictures({name: value.to(run.device) for name, value in batch.items()})
                 book.pictures(pictures, run.step + 1)
             losses, lr = step(run, model, batch, progress)
-            run.bad_clips = bad_before + loader.bad_clips.bad
             meter.add(losses, config.data.batch_size)
             if run.step % config.log.scalar_steps == 0 or run.step == end:
                 report(book, meter, run, progress, end, lr)
             halt = settle()
+        halt = agreement.last() or halt
     return stop.signal or (signal.SIGTERM if halt else None)
 
 
@@ -137,24 +136,6 @@ def without_absent(config, args):
     return replace(config, validation=replace(config.validation, root=None))
 
 
-def farewell(run, end, halted):
-    """What a person wants to know when the program ends."""
-    if run.step < end or (halted and run.measured < run.step):
-        left = "" if run.step < end else ", the last, without its validation"
-        return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"
-    best, layer = run.folder / "best.pth", run.config.validation.layers[0]
-    root, chosen = run.config.validation.root, best if best.exists() else run.last
-    key = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
-    told = "J&F not measured"
-    if run.score:
-        told = f"J&F of {layer} {run.score[layer]:.1f} at the end, {run.best[layer]:.1f} at its best ({best})"
-    return (
-        f"finished at step {run.step}; {told}\n  {run.last}: the last network, and the run's state\n"
-        f"next: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
-        f"--out results/{run.folder.parent.name}_{run.folder.name}{key}"
-    )
-
-
 @reported
 def main():
     args = parse()
@@ -178,19 +159,20 @@ def main():
             part.write_text(yaml.safe_dump(as_plain(config), sort_keys=False))
     book = Logbook(folder / "tensorboard" if main_rank else None, run.step)
     new = f"a new run from the weights of {args.init}" if args.init else "a new run"
-    book.line(f"{folder}: " + (f"going on from {first} at step {run.step}" if first else new))
+    began = f"start {run.starts}, going on from {first} at step {run.step}" if first else new
+    book.event("; ".join(filter(None, (f"{folder}: {began}", run.changed_processes()))), run.step)
     spacing = f"clip.gap = {config.clip.gap}" if config.clip.fps is None else f"clip.fps = {config.clip.fps:g}"
     count, data = len(loader.dataset.videos), config.data
     book.line(f"{count} videos in {data.root}, data.reader = {data.reader}, {spacing}")
     if fresh:
         book.line(f"{args.init} lacks {len(fresh)} weights, which start at random: {', '.join(fresh[:4])}, ...")
     try:
-        halted = train(run, loader, validation, book)
+        with distributed.peers():
+            halted = train(run, loader, validation, book)
+        book.event(farewell(run, last_step(config, loader), halted), run.step)
     finally:
         book.close()
         distributed.stop()
-    if main_rank:
-        print(farewell(run, last_step(config, loader), halted), flush=True)
     if halted:
         sys.exit(128 + halted)
 

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import os
 import pickle
-import random
 import subprocess
 from pathlib import Path
 
@@ -135,31 +134,6 @@ def load_strictly(module, state, source):
 
 def _shape(value):
     return list(value.shape) if isinstance(value, torch.Tensor) else ["no tensor"]
-
-
-def rng_state():
-    """The state of every global random generator, as tensors and lists."""
-    version, values, gauss = random.getstate()
-    name, keys, pos, has_gauss, cached = np.random.get_state()
-    state = {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(values), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(cached)],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_rng(state):
-    """Put the generators where rng_state found them."""
-    torch.set_rng_state(state["torch"])
-    version, values, gauss = state["python"]
-    random.setstate((version, tuple(values), gauss))
-    name, keys, pos, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def git_revision(folder):

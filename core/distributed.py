@@ -1,10 +1,11 @@
-"""One process or several (torchrun): start, rank, gathering with gradients."""
+"""One process or several (torchrun): start, rank, gathering with gradients, agreeing."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,9 @@ def start(device: torch.device) -> torch.device:
     """Join the process group that torchrun describes, if any.  Returns the device of this process, see `own`."""
     device = own(device)
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        # The others wait while the first process validates.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+        patience = timedelta(hours=6)  # processes that have validated wait for those that have not
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+        _hosts.set(dist.new_group(backend="gloo", timeout=patience))
     return device
 
 
@@ -39,6 +41,7 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        _hosts.set(None)
 
 
 def rank() -> int:
@@ -50,6 +53,8 @@ def world_size() -> int:
 
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
+#: the processes again, for what is on the CPU: no GPU is waited for.  None = the group of the gradients
+_hosts: ContextVar[Any] = ContextVar("hosts", default=None)
 
 
 @contextmanager
@@ -60,6 +65,20 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone.reset(token)
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Inside, the loss of another process is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"another process was lost; started again, all go on from the last checkpoint ({reason})"
+        ) from error
 
 
 def averaged(module, device):
@@ -93,13 +112,39 @@ def from_first(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """True where any rank says so, so that all ranks stop at the same step."""
+def gathered(value: Any) -> list[Any]:
+    """The values of all ranks, in rank order, on every rank: anything that can be pickled, on the CPU."""
     if world_size() == 1:
-        return flag
-    total = torch.tensor(float(flag), device=device)
-    dist.all_reduce(total)
-    return bool(total.item() > 0)
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value, group=_hosts.get())
+    return values
+
+
+class Agreement:
+    """Whether any process says so.  All processes learn it at the same call, the one after it was said.
+
+    So no call waits for the device, or for more than that every process has come to the call before.
+    """
+
+    def __init__(self):
+        self._said = None
+
+    def any(self, flag: bool) -> bool:
+        """Say so or not; -> whether any process did at the call before.  With one process: the flag itself."""
+        if world_size() == 1:
+            return flag
+        before, total = self.last(), torch.tensor(float(flag))
+        self._said = dist.all_reduce(total, group=_hosts.get(), async_op=True), total
+        return before
+
+    def last(self) -> bool:
+        """Whether any process said so at the last call."""
+        if self._said is None:
+            return False
+        (work, total), self._said = self._said, None
+        work.wait()
+        return bool(total > 0)
 
 
 def barrier() -> None:

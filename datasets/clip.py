@@ -337,7 +337,8 @@ def _end_workers(batches):
 
 def _start_worker(_):
     """The main process decides how to answer a signal to all processes: workers go on until it ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_obey, daemon=True).start()
     sys.excepthook = _report
     cv2.setNumThreads(0)

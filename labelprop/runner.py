@@ -52,10 +52,8 @@ def run(
     frames have changed.  quiet: say nothing.  rank, world: this process and how many share the sequences.
     after_frame: called after every frame; an error that it raises ends the run.
     """
-    out = Path(out)
-    # The longest first: begun last, it would keep all processes waiting.
-    dealt = sorted(sequences, key=lambda sequence: -sequence.length)[rank::world] if world > 1 else sequences
-    frames = sum(sequence.length for sequence in dealt)
+    out, mine = Path(out), dealt(sequences, rank, world)
+    frames = sum(sequence.length for sequence in mine)
     hidden = quiet or world > 1 or not sys.stderr.isatty()
     with (
         tqdm(total=frames, unit="frame", disable=hidden, leave=False, dynamic_ncols=True) as bar,
@@ -66,7 +64,7 @@ def run(
             bar.update()
             after_frame()
 
-        for number, sequence in enumerate(dealt, 1):
+        for number, sequence in enumerate(mine, 1):
             given = sequence.given()
             results = Results(out, tracker.layer, sequence, given, visuals)
             reason = "" if overwrite else results.outdated()
@@ -82,10 +80,15 @@ def run(
                 told = f"{sequence.length} frames, {sequence.length / (time.perf_counter() - started):.2f} frames/s"
             if not quiet:
                 again = f"; {reason}: done again" if reason else ""
-                line = f"[{number}/{len(dealt)}] {sequence.name}: {told}; {followed(given)}{again}"
+                line = f"[{number}/{len(mine)}] {sequence.name}: {told}; {followed(given)}{again}"
                 bar.write(line, file=sys.stdout)
                 sys.stdout.flush()
     return out / f"{tracker.layer}_vos"
+
+
+def dealt(sequences: list[Sequence], rank: int, world: int) -> list[Sequence]:
+    """The share of one of `world` processes.  The longest go first: begun last, one would keep all waiting."""
+    return sorted(sequences, key=lambda sequence: -sequence.length)[rank::world] if world > 1 else sequences
 
 
 def segment(sequence, tracker, given, vos, vis, pool, tick):

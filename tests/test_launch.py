@@ -3,8 +3,10 @@
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,99 @@ def test_without_av_only_video_files_cannot_be_read(monkeypatch):
     monkeypatch.delitem(sys.modules, "datasets.readers.videos", raising=False)
     with pytest.raises(UserError, match="pip install av"):
         importlib.import_module("datasets.readers.videos")
+
+
+def stub(folder, name, script):
+    """A program `name` in folder/active, which stands first on PATH."""
+    (folder / "active").mkdir(exist_ok=True)
+    path = folder / "active" / name
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A folder with the launchers of training, a Python that says what it is called with, and SLURM's commands."""
+    for name in ("launch", "configs", "active"):
+        (tmp_path / name).mkdir()
+    for name in ("environment.sh", "train.sh", "slurm.sh"):
+        (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
+    (tmp_path / "configs/a.yaml").touch()
+    # Trains for ever, or not at all; on SIGTERM it saves.
+    train = 'echo "$@"; [ -n "${LONG:-}" ] || exit ${CODE:-0}; trap "echo saved; exit 143" TERM; echo $$ > ready'
+    stub(tmp_path, "python3", f"case $1 in train.py | -m) {train}; while :; do sleep 0.05; done;; esac")
+    stub(tmp_path, "srun", 'while [[ $1 = --* ]]; do echo "srun $1"; shift; done; SLURM_NODEID=1 exec "$@"')
+    states = 'show\\ hostnames*) echo node-a; echo node-b;; show\\ job*) echo JobState=$STATE;; *) echo "$@" > queue;;'
+    stub(tmp_path, "scontrol", f'case "$*" in {states} esac')
+    return tmp_path
+
+
+def options(said):
+    """{option: value} of the last command with torchrun's options in an output."""
+    (*_, line) = [line for line in said.splitlines() if "train.py" in line]
+    return dict(re.findall(r"--([\w-]+)[ =]([^- ]\S*)", line))
+
+
+def test_several_machines_meet_at_the_first(cluster):
+    where = {"PYTHON": str(cluster / "active/python3"), "NNODES": "4", "MASTER_ADDR": "node-a", "GPUS": "8"}
+    for node, log in (("0", "train.log"), ("3", "train.node3.log")):
+        done = launched(cluster, "bash launch/train.sh a", NODE_RANK=node, RUN_ID="x", **where)
+        said = options((cluster / "runs/a/x" / log).read_text())
+        assert done.returncode == 0 and f"is_host={int(node == '0')}" in said["rdzv-conf"], done.stderr
+        assert (said["nnodes"], said["nproc-per-node"], said["max-restarts"]) == ("4", "8", "3")
+        assert (said["rdzv-endpoint"], said["rdzv-id"]) == ("node-a:29500", "runs_a_x")  # no / in a folder's name
+    assert (cluster / "runs/a/x/commands.txt").read_text().count("revision: ") == 2
+    one = launched(cluster, "bash launch/train.sh a", **{**where, "NNODES": "1", "MAX_RESTARTS": "2"})
+    assert "--standalone" in one.stdout and options(one.stdout)["max-restarts"] == "2"
+
+
+@pytest.mark.parametrize("wrong", [{"NODE_RANK": "4"}, {"MASTER_ADDR": ""}, {"NODE_RANK": ""}, {"NODE_RANK": "x"}])
+def test_machines_that_cannot_meet_are_told_before_any_set_up(cluster, wrong):
+    right = {"PYTHON": "/absent/python", "NNODES": "4", "NODE_RANK": "1", "MASTER_ADDR": "node-a"}
+    done = launched(cluster, "bash launch/train.sh a", **{**right, **wrong})
+    assert done.returncode == 2 and "from 0 to 3" in done.stderr and "absent" not in done.stderr
+
+
+def submitted(cluster, **variables):
+    """launch/slurm.sh as a batch script, copied elsewhere as sbatch does it."""
+    script = cluster / "spool"
+    script.write_text((cluster / "launch/slurm.sh").read_text())
+    job = {"SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    job |= {"SLURM_SUBMIT_DIR": str(cluster), "SLURM_CPUS_PER_TASK": "16", "PYTHON": str(cluster / "active/python3")}
+    environment = {"PATH": f"{cluster}/active:{os.environ['PATH']}", "STATE": "RUNNING", **job, **variables}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(["bash", script, "a", "seed=1"], cwd="/", env=environment, **pipe)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_job_of_slurm_trains_on_all_its_nodes(cluster, code):
+    job = submitted(cluster, CODE=str(code))
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == code and "srun --cpus-per-task=16" in said and "seed=1" in said
+    found = options(said)
+    assert (found["nnodes"], found["nproc-per-node"], found["rdzv-endpoint"]) == ("2", "8", "node-a:20123")
+    assert "is_host=0" in found["rdzv-conf"] and not (cluster / "queue").exists()
+
+
+@pytest.mark.parametrize(
+    "number, state, queued",
+    [(signal.SIGUSR1, "RUNNING", True), (signal.SIGTERM, "PREEMPTED", True), (signal.SIGTERM, "CANCELLED", False)],
+)
+def test_a_job_whose_time_ends_saves_and_goes_back_to_the_queue(cluster, number, state, queued):
+    job = submitted(cluster, LONG="1", STATE=state)
+    until = time.monotonic() + 60
+    while not (cluster / "ready").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    job.send_signal(number)
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == 143 and "saved" in said
+    assert (cluster / "queue").exists() == queued == ("back to the queue" in said)
+    if queued:
+        assert (cluster / "queue").read_text() == "requeue 123\n"
+
+
+def test_slurm_sh_is_for_jobs(cluster):
+    job = submitted(cluster, SLURM_JOB_ID="")
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == 2 and "sbatch launch/slurm.sh" in said

@@ -1,6 +1,7 @@
 """What is measured between steps on the validation sequences: the loss on clips, and J&F by layer."""
 
 import dataclasses
+from collections import ChainMap
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,16 +20,19 @@ from training.stop import Stopped
 
 @contextmanager
 def aside(run):
-    """Evaluation mode, random draws of one's own, no other rank: what happens inside leaves no trace in the run."""
+    """Evaluation mode, the same random draws every time, no other rank: it leaves no trace in the run.
+
+    Every step draws numbers of its own (Run.reseed), whatever was drawn here.
+    """
     run.method.eval()
-    with distributed.alone(), torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+    with distributed.alone():
         torch.manual_seed(run.config.seed)
         yield
     run.method.train()
 
 
 class Validation:
-    """Loss on clips, and J&F by propagation, of sequences in DAVIS layout.  The first process measures alone.
+    """Loss on clips, and J&F by propagation, of sequences in DAVIS layout, shared out over the processes.
 
     Without sequences (root null) nothing is measured.
     """
@@ -51,53 +55,72 @@ class Validation:
         clips = ClipDataset(vos_sequences.SequenceReader(self.sequences), clip, views, config.seed)
         size = min(config.data.batch_size // config.data.accumulate, len(clips))
         self.loader = ClipLoader(clips, size, 0, config.data.bad_share, device)
+        self.batches = max(1, self.CLIPS // self.loader.batch_size)
 
     def measure(self, run, book, stop):
         """Log everything and keep the best network.  A signal ends it and nothing of it counts: it is due again."""
-        if self.sequences and distributed.rank() == 0:
-            scores, pictures = {}, {}
-            try:
-                with stop.during("leaving the validation at its next frame, then saving"), aside(run):
-                    values = self.losses(run, stop)
-                    for layer in self.settings.layers:
-                        scores[layer] = self.j_and_f(run, layer, pictures, stop)
-            except Stopped:
+        if self.sequences:
+            for buffer in run.method.buffers():  # on CPUs every process has its own statistics of batch norm
+                buffer.copy_(distributed.from_first(buffer))
+            shares = distributed.gathered(self.share(run, stop))
+            if None in shares:
                 book.line("the validation is left out; it comes first when the run goes on")
                 return
-            book.scalars(values | {f"validation/J&F_{layer}": score for layer, score in scores.items()}, run.step)
+            losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
+            run.score = {layer: self.j_and_f(scores, layer) for layer in self.settings.layers}
+            values = {f"validation/loss_{name}": value for name, value in self.mean(losses).items()}
+            book.scalars(values | {f"validation/J&F_{layer}": score for layer, score in run.score.items()}, run.step)
             book.pictures(pictures, run.step)
-            told = "  ".join(f"{layer} {score:.1f}" for layer, score in scores.items())
+            told = "  ".join(f"{layer} {score:.1f}" for layer, score in run.score.items())
             book.line(f"validation at step {run.step}: J&F {told}")
-            run.score = scores
-            for layer, score in scores.items():
+            for layer, score in run.score.items():
                 if score > run.best.get(layer, -1):
                     run.save_best(layer, score)
         run.measured = run.step
 
-    @torch.no_grad()
-    def losses(self, run, stop):
-        """Means of the loss terms over clips of the validation sequences; the same clips every time."""
-        count, sums = max(1, self.CLIPS // self.loader.batch_size), {}
-        for batch in self.loader.batches(0, count):
-            stop.check()
-            with autocast(run.device, run.config.optim.precision):
-                losses = run.method({name: value.to(run.device) for name, value in batch.items()})
-            for name, value in {"total": losses.total, **losses.terms}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() / count
-        return {f"validation/loss_{name}": value for name, value in sums.items()}
+    def share(self, run, stop):
+        """What this process measures: losses by batch, scores by (layer, sequence), pictures; None after a signal."""
+        rank, world, scores, pictures = distributed.rank(), distributed.world_size(), {}, {}
+        sequences = runner.dealt(self.sequences, rank, world)
+        try:
+            with stop.during("leaving the validation at its next frame, then saving"), aside(run):
+                losses = {number: self.losses(run, number, stop) for number in range(rank, self.batches, world)}
+                for layer in self.settings.layers:
+                    self.follow(run, sequences, layer, scores, pictures, stop)
+        except Stopped:
+            return None
+        return losses, scores, pictures
 
-    def j_and_f(self, run, layer, pictures, stop):
-        """J&F of one feature layer, in percent; a sheet of each sequence is added to pictures."""
+    def mean(self, losses):
+        """The mean of each loss term over the batches, in their order: the same whoever measured them."""
+        sums = {name: sum(losses[number][name] for number in range(self.batches)) for name in losses[0]}
+        return {name: total / self.batches for name, total in sums.items()}
+
+    def j_and_f(self, scores, layer):
+        """J&F of a layer over all sequences, in percent."""
+        return 100 * davis.overall([one for each in self.sequences for one in scores[layer, each.name]]).jf_mean
+
+    @torch.no_grad()
+    def losses(self, run, number, stop):
+        """The loss terms of a batch of clips of the validation sequences; the same clips and draws every time."""
+        stop.check()
+        torch.manual_seed(run.config.seed + number)
+        (batch,) = self.loader.batches(number, number + 1)
+        with autocast(run.device, run.config.optim.precision):
+            losses = run.method({name: value.to(run.device) for name, value in batch.items()})
+        return {name: value.item() for name, value in {"total": losses.total, **losses.terms}.items()}
+
+    def follow(self, run, sequences, layer, scores, pictures, stop):
+        """Propagate the masks of some sequences: adds J and F of their objects, and a sheet of pictures of each."""
         out = run.folder / "validation"
         propagation = protocols.named(run.config.protocol, run.config.propagation)
         tracker = Tracker(run.method.extractor, layer, propagation, run.device, precision="fp32")
-        quietly, scores = {"overwrite": True, "visuals": False, "quiet": True, "after_frame": stop.check}, []
-        for sequence in self.sequences:
+        quietly = {"overwrite": True, "visuals": False, "quiet": True, "after_frame": stop.check}
+        for sequence in sequences:
             watched = Watched(tracker, sequence)
             masks = runner.run([sequence], watched, out, **quietly)
             stop.check()
             name = sequence.name
-            scores += davis.evaluate(self.annotations, masks, [name])
+            scores[layer, name] = davis.evaluate(self.annotations, masks, [name])
             sheet = validation_sheet(sequence, self.annotations / name, masks / name, watched)
             pictures[f"validation_{layer}/{name}"] = sheet
-        return 100 * davis.overall(scores).jf_mean

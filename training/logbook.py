@@ -2,8 +2,12 @@
 
 import logging
 import math
+import resource
+import signal
 import sys
 import time
+
+import torch
 
 from core import distributed
 from training.run import NotFinite
@@ -25,7 +29,7 @@ class _Silent:
     def _nothing(self, *_):
         pass
 
-    add_scalar = add_image = flush = close = _nothing
+    add_scalar = add_image = add_text = flush = close = _nothing
 
 
 class Logbook:
@@ -40,6 +44,12 @@ class Logbook:
         """One line with the time since the start, flushed at once."""
         if self.writer:
             print(f"[{_clock(time.monotonic() - self.started)}] {text}", flush=True)
+
+    def event(self, text, step):
+        """A line that TensorBoard shows, too: a start, a stop."""
+        self.line(text)
+        if self.writer:
+            self.writer.add_text("run/events", text, step)
 
     def scalars(self, values, step):
         """values: name -> number."""
@@ -102,18 +112,54 @@ def report(book, meter, run, progress, end, lr):
     """
     losses = meter.losses()
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
-    if distributed.any_rank(bool(wrong), run.device):
+    memory = peak_memory(run.device)
+    found, *peaks = zip(*distributed.gathered((wrong, *memory.values())))
+    if any(found):
         raise NotFinite(run, wrong or ["a term on another rank"])
+    memory = dict(zip(memory, map(max, peaks)))  # of the process that needs most
+    run.count_bad()
     speeds = meter.speeds()
     meter.clear()
     told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
     book.line(
         f"step {run.step}/{end}  epoch {progress.epoch}  {told}  lr {lr:.3g}  "
-        f"{speeds['speed/clips_per_second']:.2f} clips/s  waiting for data {speeds['speed/data_wait_share']:.0%}"
+        f"{speeds['speed/clips_per_second']:.2f} clips/s  waiting for data {speeds['speed/data_wait_share']:.0%}  "
+        f"memory {' + '.join(f'{size:.1f}' for size in memory.values())} GiB"
+        + (f"  unreadable clips {run.bad_clips}, files {run.bad_files}" if run.bad_clips else "")
     )
-    values = {f"loss/{name}": value for name, value in losses.items()} | speeds
-    values |= {"schedule/lr": lr, "schedule/epoch": progress.epoch, "data/bad_clips": run.bad_clips}
+    values = {f"loss/{name}": value for name, value in losses.items()} | speeds | memory
+    values |= {"schedule/lr": lr, "schedule/epoch": progress.epoch, "run/start": run.starts}
+    values |= {"data/bad_clips": run.bad_clips, "data/bad_files": run.bad_files}
     book.scalars(values, run.step)
+
+
+def peak_memory(device):
+    """{"memory/host_gib"} of this process since its start, and on a GPU {"memory/device_gib"} since the last call."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    memory = {"memory/host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if device.type == "cuda":
+        memory["memory/device_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+    return memory
+
+
+def farewell(run, end, halted):
+    """What a person wants to know when the program ends."""
+    if run.step < end or (halted and run.measured < run.step):
+        left = "" if run.step < end else ", the last, without its validation"
+        return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"
+    best, layer = run.folder / "best.pth", run.config.validation.layers[0]
+    root, chosen = run.config.validation.root, best if best.exists() else run.last
+    key = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
+    told = "J&F not measured"
+    if run.score:
+        told = f"J&F of {layer} {run.score[layer]:.1f} at the end, {run.best[layer]:.1f} at its best ({best})"
+    return (
+        f"finished at step {run.step}; {told}\n  {run.last}: the last network, and the run's state\n"
+        f"next: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
+        f"--out results/{run.folder.parent.name}_{run.folder.name}{key}"
+    )
 
 
 def _clock(seconds):

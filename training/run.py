@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from core import checkpoint, distributed
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What may differ when a run goes on: where things lie and what is told, not what is computed.
 _FREE_SECTIONS = {"log", "validation", "propagation"}
 _FREE_KEYS = {f"data.{key}" for key in ("root", "list", "workers", "bad_share", "accumulate")}
-_FREE_KEYS |= {"schedule.steps", "protocol"}
+_FREE_KEYS |= {"schedule.steps", "protocol", "optim.compile", "optim.checkpointing"}
 
 
 class NotFinite(UserError):
@@ -31,7 +32,10 @@ class Run:
     """Everything that changes during training; saved and restored as one.
 
     init: the file that the method's weights are from, or None.  measured: the step of the last validation;
-    score and best: the J&F of that one, and the highest, by layer.
+    score and best: the J&F of that one, and the highest, by layer.  starts: how often the program has started, this
+    one included.  processes: how many wrote the checkpoint that the run goes on from; without one, how many there are.
+    unread: datasets.clip.BadClips of this process's loader.  bad_clips: replaced since the run began; bad_files: not
+    readable since this start.
     """
 
     def __init__(self, method, config, folder, device, init=None):
@@ -44,16 +48,29 @@ class Run:
             self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         self.optimiser = optim.build(self.method, config.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.optim.precision == "fp16")
-        self.step, self.best, self.bad_clips, self.measured, self.score = 0, {}, 0, 0, {}
+        self.step, self.best, self.measured, self.score = 0, {}, 0, {}
+        self.bad_clips, self.bad_files, self.bad_before, self.unread = 0, 0, 0, None
+        self.starts, self.processes = 1, distributed.world_size()
         self.revision = checkpoint.git_revision(ROOT)
-        # The weights are the same on all ranks; from here on every rank draws its own numbers.
-        torch.manual_seed(config.seed + distributed.rank())
+
+    def reseed(self):
+        """Let torch's random numbers follow from seed, step and rank: nothing of chance is kept for going on."""
+        words = np.random.SeedSequence([self.config.seed, self.step, distributed.rank()]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0]))
+
+    def count_bad(self):
+        """Add up what all processes could not read; each calls it.  A file that two came across counts twice."""
+        if self.unread is not None:
+            counts = distributed.gathered((self.unread.bad, len(self.unread.reasons)))
+            clips, self.bad_files = map(sum, zip(*counts))
+            self.bad_clips = self.bad_before + clips
 
     def save(self):
         """last.pth: all that resuming needs, the sampler's place included (it follows from the step).
 
-        Raises NotFinite instead of replacing a good checkpoint by one that cannot go on.
+        Every process calls it.  Raises NotFinite instead of replacing a good checkpoint by one that cannot go on.
         """
+        self.count_bad()
         if distributed.rank() == 0:
             broken = [name for name, value in self.method.state_dict().items() if not torch.isfinite(value).all()]
             if broken:
@@ -70,7 +87,8 @@ class Run:
                     "measured": self.measured,
                     "score": self.score,
                     "init": self.init,
-                    "rng": checkpoint.rng_state(),
+                    "starts": self.starts,
+                    "processes": distributed.world_size(),
                     "config": as_plain(self.config),
                     "revision": self.revision,
                 },
@@ -91,7 +109,7 @@ class Run:
     def restore(self, path):
         """Go on where the run that wrote `path` was.  UserError if its configuration computes something else."""
         content = checkpoint.load(path)
-        if not isinstance(content, dict) or not {"method", "optimiser", "config", "rng"} <= content.keys():
+        if not isinstance(content, dict) or not {"method", "optimiser", "config", "step"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
         try:
             self._restore(content, path)
@@ -117,17 +135,26 @@ class Run:
             if state.keys() != moments or not all(fit(state[name]) for name in moments - {"step"}):
                 raise ValueError("a moment of the optimiser is missing or misshapen")
         self.scaler.load_state_dict(content["scaler"])
-        self.step, self.best, self.bad_clips = content["step"], content["best"], content["bad_clips"]
+        self.step, self.best, self.bad_before = content["step"], content["best"], content["bad_clips"]
         self.measured, self.score = content["measured"], content["score"]
-        counts, scores = (self.step, self.bad_clips, self.measured), (*self.best.values(), *self.score.values())
+        counts, scores = (self.step, self.bad_before, self.measured), (*self.best.values(), *self.score.values())
         if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(n, float) for n in scores):
             raise ValueError("counts and scores must be numbers")
         if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
             self.best, self.score = {}, {}
-        if distributed.rank() == 0:
-            checkpoint.restore_rng(content["rng"])
-        else:  # only rank 0's generators are kept; the others need numbers of their own, not its
-            torch.manual_seed(self.config.seed + distributed.rank() + 1_000_003 * self.step)
+        self.starts = content.get("starts", 1) + 1
+        self.processes = content.get("processes", self.processes)
+
+    def changed_processes(self):
+        """What another number of processes than before changes, in words; "" where it is the same."""
+        now, clips = distributed.world_size(), self.config.data.batch_size
+        if now == self.processes:
+            return ""
+        return (
+            f"{now} processes instead of {self.processes}, with {clips // now} clips each instead of "
+            f"{clips // self.processes}: the batches, their order and the learning rate stay; the random draws in the "
+            "loss, and on CPUs the statistics of batch norm (of the clips of one process), are others from here on"
+        )
 
     @property
     def last(self):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 
@@ -10,16 +11,21 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """with Stop() as stop: SIGINT and SIGTERM are remembered until the step is done; a second one ends the program.
+    """with Stop() as stop: SIGNALS are remembered until the step is done; a second one ends the program.
 
-    signal: the number of the first, or None.
+    echo: seconds in which a second one is the same news again: torchrun passes on what a terminal or a cluster sends
+    to every process, too.  signal: the number of the first, or None.
     """
 
-    def __init__(self):
+    #: SIGUSR1 is how clusters announce that a job's time ends
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self, echo=0.0):
         self.signal, self._told, self._at_once = None, "saving after this step", False
+        self._echo, self._since = echo, 0.0
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_):
@@ -27,9 +33,15 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number, frame):
-        self.signal = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
+        if self.signal is not None:
+            if time.monotonic() - self._since > self._echo:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        self.signal, self._since = number, time.monotonic()
+        if not self._echo:  # the default needs no Python, which may hang
+            for each in self._before:
+                signal.signal(each, signal.SIG_DFL)
         os.write(2, f"{self._told}; once more ends at once\n".encode())  # print may be what was interrupted
         if self._at_once:
             raise Stopped

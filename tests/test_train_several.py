@@ -1,0 +1,147 @@
+"""Training in several processes: dealt out, stopped, killed, gone on with in another number."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import models
+from core import checkpoint
+from datasets.clip import BadClips
+from models.methods import dul
+from tests.test_train import ROOT, assert_same_run, davis, project, run, settings  # noqa: F401
+from training.evaluators import Validation
+from training.logbook import Logbook
+from training.run import Run
+from training.stop import Stop
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(config, run_dir, *arguments):
+    """train.py in two processes, in a process group of their own."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*torchrun, "train.py", "--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([str(word) for word in words], cwd=ROOT, env=ENVIRONMENT, **pipes)
+
+
+def workers(process):
+    """The ids of the processes that train; torchrun gives each a session of its own."""
+    found = subprocess.check_output(["pgrep", "-P", str(process.pid), "python"], text=True)
+    return [int(word) for word in found.split()]
+
+
+def lose(process):
+    """As if its machine had lost its power."""
+    for each in (*workers(process), process.pid):
+        os.kill(each, signal.SIGKILL)
+    process.wait()
+
+
+def ended(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out, err
+
+
+def test_two_processes_share_validation_go_on_bit_for_bit_and_become_one(project, davis):  # noqa: F811
+    config, runs = project
+    more = settings(validation__root=davis, log__picture_steps=1)
+    whole, _ = ended(start(config, runs / "whole", *more, *settings(schedule__steps=5)))
+    assert whole.count("J&F res4") == 2  # at steps 3 and 5, by one of the processes
+    for steps in (4, 5):
+        out, _ = ended(start(config, runs / "parts", *more, *settings(schedule__steps=steps)))
+    assert "start 2" in out and "at step 4" in out and "instead of" not in out
+    assert_same_run(runs / "whole", runs / "parts")
+    # One process measures the same as the two.
+    wanted = models.read_config(config, more[1::2])
+    alone = Run(models.build(wanted), wanted, runs / "b", torch.device("cpu"))
+    alone.restore(runs / "whole" / "last.pth")
+    torch.set_num_threads(1)
+    with Stop() as stop:
+        Validation(alone.config, dul.Views(alone.config.method), "cpu").measure(alone, Logbook(None), stop)
+    assert alone.score == checkpoint.load(runs / "whole" / "last.pth")["score"]
+    code, out, err = run(config, runs / "parts", *more, *settings(schedule__steps=6))
+    assert code == 0 and "1 processes instead of 2, with 2 clips each instead of 1" in out, err
+    assert checkpoint.load(runs / "parts" / "last.pth")["processes"] == 1
+
+
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_signal_stops_both_processes_within_two_steps(project, to_all):  # noqa: F811
+    """A signal to one of them, or to all and torchrun, as SLURM sends it: the processes get it twice then."""
+    config, runs = project
+    rare = settings(log__scalar_steps=10_000, log__checkpoint_steps=10_000, schedule__epochs=20_000)
+    process = start(config, runs / "a", *rare)
+    for line in process.stdout:
+        if "steps 0 to" in line:
+            break
+    time.sleep(2)
+    first, second = workers(process)
+    for receiver in (process.pid, first, second) if to_all else (second,):
+        os.kill(receiver, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    step = checkpoint.load(runs / "a" / "last.pth")["step"]
+    assert process.returncode != 0 and f"at step {step}; the same command goes on" in out, err
+
+
+def test_bad_files_of_all_starts_are_added_up(project, tmp_path):  # noqa: F811
+    config = models.read_config(project[0])
+    run = Run(models.build(config), config, tmp_path, torch.device("cpu"))
+    run.unread, run.bad_before = BadClips(1.0), 3
+    run.unread.add(2, [("a.jpg", "damaged"), ("a.jpg", "damaged")])
+    run.save()
+    again = Run(models.build(config), config, tmp_path, torch.device("cpu"))
+    again.restore(run.last)
+    assert (run.bad_clips, run.bad_files, again.bad_before, again.starts) == (5, 1, 5, 2)
+
+
+@pytest.fixture
+def clone(project, tmp_path):  # noqa: F811
+    """The launchers beside the small configuration -> a function that starts one of two machines."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "configs").mkdir()
+    for name in ("train.sh", "environment.sh", "check_requirements.py"):
+        shutil.copy(ROOT / "launch" / name, tmp_path / "launch")
+    shutil.copy(project[0], tmp_path / "configs" / "small.yaml")
+    for name in ("train.py", "requirements.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    machines = []
+
+    def machine(node, name, port):
+        variables = {"PYTHON": sys.executable, "RUN_ID": name, "DEVICE": "cpu", "NNODES": "2", "NODE_RANK": str(node)}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        words = ["bash", "launch/train.sh", "small", "schedule.epochs=20", "log.checkpoint_steps=4"]
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        machines.append(subprocess.Popen(words, cwd=tmp_path, env={**ENVIRONMENT, **variables}, **pipe))
+        return machines[-1]
+
+    yield machine
+    for each in machines:
+        if each.poll() is None:
+            lose(each)
+
+
+@pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=1")
+def test_two_machines_of_which_one_is_lost_and_comes_back(clone, tmp_path):
+    port = 20_000 + os.getpid() % 10_000
+    for machine in [clone(node, "whole", port) for node in (0, 1)]:
+        ended(machine)
+    first, second = (clone(node, "broken", port + 1) for node in (0, 1))
+    log = tmp_path / "runs" / "small" / "broken" / "train.log"
+    while not re.search(r"step 1\d/60", log.read_text() if log.exists() else ""):
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.1)
+    lose(second)
+    second = clone(1, "broken", port + 1)
+    for machine in (first, second):
+        ended(machine)
+    assert "start 2, going on from" in log.read_text()
+    assert_same_run(*(tmp_path / "runs" / "small" / name for name in ("whole", "broken")))
