@@ -22,6 +22,7 @@ from core.errors import UserError, reported
 from core.schema import as_plain
 from datasets import clip
 from training import optim
+from training.compiled import compile_forward
 from training.evaluators import Validation, aside
 from training.gradients import gradients
 from training.logbook import Logbook, Meter, farewell, report
@@ -151,6 +152,10 @@ def main():
         method.extractor.require_layer(layer, "validation.layers")  # told now, not after the first epochs
     fresh = models.initialise(method, args.init) if args.init and not first else []
     run = Run(method, config, folder, device, args.init)
+    if config.optim.checkpointing:
+        models.recompute(method)
+    if config.optim.compile:
+        compile_forward(method)
     if first:
         run.restore(first)
     main_rank = distributed.rank() == 0

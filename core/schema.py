@@ -127,6 +127,9 @@ class Optim(Section):
     clip_norm: per-parameter gradient norm bound, or null.  precision: autocast type of the forward pass;
     auto = bf16 where the hardware has it, else fp32.
     lr_per_1024_frames: lr is meant for a batch of 1024 frames and scaled to the actual one (RunConfig.base_lr).
+    compile: torch.compile network and loss; where that fails, a warning, and they run as they are.
+    checkpointing: keep no activations inside the network's blocks, and compute them again in the backward pass: the
+    same gradients for less memory and more time.
     """
 
     name: Literal["adam", "adamw", "sgd"]
@@ -139,8 +142,12 @@ class Optim(Section):
     clip_norm: Annotated[float | None, above(0)] = None
     lr_per_1024_frames: bool = False
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    compile: bool = False
+    checkpointing: bool = False
 
     def check(self):
+        # torch's compiler decides by itself what it computes again.
+        self.require("checkpointing", not (self.checkpointing and self.compile), "false with optim.compile")
         if self.name == "sgd":
             self.require("momentum", self.momentum is not None, "in [0, 1) for sgd")
             self.require("betas", self.betas is None, "left out for sgd")

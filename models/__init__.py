@@ -11,6 +11,7 @@ from core import checkpoint, protocols, strict
 from core import config as configuration
 from core.errors import UserError
 from core.schema import RunConfig
+from models.checkpointing import recompute as recompute
 from models.extractor import Extractor
 from models.method import Method
 from models.methods import CONFIGS, METHODS

@@ -38,7 +38,9 @@ def build(model, optim: Optim):
     groups = parameter_groups(model, optim)
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     own = {"momentum": optim.momentum} if optim.name == "sgd" else {"betas": optim.betas}
-    optimiser = kinds[optim.name](groups, lr=optim.lr, **own)
+    # One kernel for all parameters; a CPU keeps torch's plain loop.
+    fused = True if groups[0]["params"][0].device.type == "cuda" else None
+    optimiser = kinds[optim.name](groups, lr=optim.lr, fused=fused, **own)
     set_rates(optimiser, optim.lr, optim.weight_decay)
     return optimiser
 

@@ -40,11 +40,14 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, last: str = "res4") -> dict[str, Tensor]:
         """last="res3" stops before layer4, which then costs nothing."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        maps = {"res3": self.layer3(self.layer2(self.layer1(x)))}
+        maps = {"res3": self.layer3(self.layer2(self.layer1(self.stem(images))))}
         if last == "res4":
             maps["res4"] = self.layer4(maps["res3"])
         return maps
+
+    def stem(self, images: Tensor) -> Tensor:
+        """[B,3,H,W] -> [B,64,H/4,W/4]."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
 
 class ResNet(Extractor):
