@@ -226,7 +226,7 @@ def test_a_damaged_training_state_is_named(project, tmp_path):
     state = {"step": torch.zeros(()), "exp_avg": torch.zeros(2, 2)}
     moments = {"state": {0: state}, "param_groups": whole["optimiser"]["param_groups"]}
     for damage in (
-        {"step": "three"}, {"step": -1}, {"best": 3}, {"best": {"res4": "high"}}, {"rng": {}}, {"config": []},
+        {"step": "three"}, {"step": -1}, {"best": 3}, {"best": {"res4": "high"}}, {"config": []},
         {"method": [[]]}, {"optimiser": 3}, {"optimiser": moments},
     ):  # fmt: skip
         checkpoint.save(run.last, whole | damage)
