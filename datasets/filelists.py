@@ -6,6 +6,7 @@ Says how many videos there are, and how many there should be.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,7 @@ def ytvos(root: Path) -> Found:
 def inference(root: Path, sequences: list[VosSequence]) -> Found:
     """`flag image mask` a line, `-` where no mask is given."""
     lines = []
-    relative = lambda path: quoted(path.relative_to(root).as_posix()) if path else "-"
+    relative = lambda path: quoted(os.path.relpath(path, root)) if path else "-"
     for sequence in sequences:
         rows = zip(sequence.written, sequence.images, sequence.masks)
         lines += [f"{int(written)} {relative(image)} {relative(mask)}" for written, image, mask in rows]

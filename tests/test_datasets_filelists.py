@@ -88,6 +88,9 @@ def test_youtube_vos_is_listed_with_the_frames_in_between(tmp_path, capsys):
     for ours, theirs in zip(listed, vos_sequences.ytvos(tmp_path), strict=True):
         assert (ours.images, ours.masks, ours.written) == (theirs.images, theirs.masks, theirs.written)
     assert listed[0].written == (True, False, False, False, False, True)
+    code, told = made(capsys, "ytvos", tmp_path / "valid", tmp_path / "again")
+    assert code == 0 and "2 of 474" in told
+    assert vos_sequences.listed(tmp_path / "again/ytvos_valid.txt", tmp_path / "valid")[1].length == 6
 
 
 def test_more_than_there_should_be_is_told():
