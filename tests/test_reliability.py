@@ -1,16 +1,27 @@
 """What docs/reliability.md promises: bad data, no network, and no file outside the folders that were named."""
 
+import io
 import os
+import struct
 import sys
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import evaluate
 import infer_vos
+from core import checkpoint
 from core.palette import write_indexed
+from datasets.readers import UnreadableFrame
+from datasets.readers.frames import Reader
+from models.methods import METHODS
+from tests import small
+from tests.film import opencv_film
 from tests.small import write_videos
 from tests.test_train import SMALL
 from tests.test_train import run as train
@@ -110,3 +121,227 @@ def test_the_watch_sees_files_and_addresses(tmp_path):
         with pytest.raises(OSError):
             connection.connect(("127.0.0.1", 9))
     assert str(tmp_path / "a") in seen and str(tmp_path / "b") in seen and "network: ('127.0.0.1', 9)" in seen
+
+
+def rows(*titles):
+    """{first cell: second cell} of the tables of docs/reliability.md whose heads begin with the titles."""
+    found, inside = {}, False
+    for line in (ROOT / "docs/reliability.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if len(cells) != 2:
+            inside = False
+        elif not inside:
+            inside = cells[0].startswith(titles)
+        elif not cells[0].startswith("---"):
+            found[cells[0]] = cells[1]
+    return found
+
+
+def saved(path, picture, kind, **options):
+    picture.save(path, format=kind, **options)
+
+
+def overwritten(path, content):
+    path.write_bytes(content)
+
+
+def relinked(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+def rotated(path, picture):
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(path, format="JPEG", exif=exif)
+
+
+def renamed(path, name):
+    path.rename(path.with_name(name))
+
+
+def turned_into_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def claiming(content, side=65536):
+    """A PNG whose header tells another size."""
+    header = b"IHDR" + struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0)
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def png(picture):
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+#: how a frame is spoiled: functions of its path and of its picture
+SPOILED = {
+    "JPEG that breaks off": lambda path, _: overwritten(path, path.read_bytes()[:-200]),
+    "JPEG filled up with zeros": lambda path, _: overwritten(path, path.read_bytes()[:-200] + bytes(200)),
+    "PNG that breaks off": lambda path, picture: overwritten(path, png(picture)[:-200]),
+    "file of zero bytes": lambda path, _: overwritten(path, b""),
+    "text called .jpg": lambda path, _: overwritten(path, b"no picture"),
+    "link to itself called .jpg": lambda path, _: relinked(path, path.name),
+    "picture that claims billions of pixels": lambda path, picture: overwritten(path, claiming(png(picture))),
+    "frame that vanished after the scan": None,
+    "PNG called .jpg": lambda path, picture: saved(path, picture, "PNG"),
+    "JPEG called .png": lambda path, _: renamed(path, f"{path.stem}.png"),
+    "BMP called .jpg": lambda path, picture: saved(path, picture, "BMP"),
+    "CMYK JPEG": lambda path, picture: saved(path, picture.convert("CMYK"), "JPEG"),
+    "16-bit PNG": lambda path, picture: saved(path, picture.convert("I;16"), "PNG"),
+    "grey JPEG": lambda path, picture: saved(path, picture.convert("L"), "JPEG"),
+    "PNG with alpha": lambda path, picture: saved(path, picture.convert("RGBA"), "PNG"),
+    "JPEG with EXIF rotation": rotated,
+    "frame of 1 pixel": lambda path, picture: saved(path, picture.crop((0, 0, 1, 1)), "JPEG"),
+    "frame of another size": lambda path, picture: saved(path, picture.resize((13, 99)), "JPEG"),
+    "spaces and other letters in names": lambda path, _: renamed(path, f"{path.stem} ü 猫.jpg"),
+    "folder called .jpg": lambda path, _: turned_into_folder(path),
+    "hidden file": lambda path, _: renamed(path, f".{path.name}"),
+    "link to the folder itself": lambda path, _: relinked(path, path.parent),
+    "link to itself in the place of a folder": lambda path, _: relinked(path.rename(path.with_suffix("")), path.stem),
+}
+FRAME_ROWS = rows("frame, or")
+
+
+def spoil(path, kind):
+    with Image.open(path) as picture:
+        picture.load()
+    SPOILED[kind](path, picture)
+
+
+@pytest.fixture
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+def test_the_tables_and_the_tests_name_the_same():
+    assert {*FRAME_ROWS} == {*SPOILED, "folder that may not be read"}
+    assert {*rows("video file")} == {*FILES} and {*rows("mask or")} == {*MASKS}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_bad_frames(tmp_path, _cache, kind):
+    folder = write_videos(tmp_path / "videos", videos=1, frames=4, size=(40, 48)) / "video0"
+    good = len(list(folder.glob("*.jpg")))
+    path = folder / "00001.jpg"
+    if SPOILED[kind]:
+        spoil(path, kind)
+    reader = Reader(tmp_path / "videos")
+    assert reader.names == ["video0"]
+    if not SPOILED[kind]:
+        path.unlink()
+    outcome = FRAME_ROWS[kind].split(",")[0]
+    assert reader.length(0) == good - (outcome == "left out")
+    if outcome == "replaced":
+        assert len(reader.read(0, [0, 2, 3])) == 3
+        with pytest.raises(UnreadableFrame, match="00001.jpg: "):
+            reader.read(0, [1])
+    else:
+        assert all(f.dtype == np.uint8 and f.shape[2] == 3 for f in reader.read(0, range(reader.length(0))))
+        assert outcome in ("read", "left out")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, _cache, monkeypatch, caplog):
+    write_videos(tmp_path / "videos", videos=2, frames=4)
+    scandir = os.scandir
+
+    def denied(folder):  # an administrator may read everything
+        if str(folder).endswith("video0"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert Reader(tmp_path / "videos").names == ["video1"] and "video0: Permission denied" in caplog.text
+    assert FRAME_ROWS["folder that may not be read"] == "left out, named"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_views_of_frames_of_a_pixel_and_of_several_sizes(method):
+    views = METHODS[method].Views(getattr(small, f"{method}_config")())
+    for sizes in ([(1, 1)] * 4, [(40, 48), (1, 1), (99, 13), (1, 300)]):
+        sample = views([np.full((*size, 3), 9, np.uint8) for size in sizes], np.random.default_rng(0))
+        assert all(value.shape[0] == 4 for value in sample.values())
+
+
+def test_a_fifth_of_bad_frames_is_trained_on_to_the_end(tmp_path, _cache):
+    root = write_videos(tmp_path / "videos", videos=30, frames=4, size=(40, 48))
+    text = SMALL.replace("ROOT", str(root)).replace("frames: 2, gap: 2", "frames: 3, gap: 2")  # every frame is read
+    (tmp_path / "small.yaml").write_text(text)
+    kinds = [kind for kind in SPOILED if SPOILED[kind]]
+    made = {root / f"video{n}" / "00001.jpg": kinds[n % len(kinds)] for n in range(24)}
+    for path, kind in made.items():
+        spoil(path, kind)
+    seldom = ("--set", "log.checkpoint_steps=100", "--set", "log.picture_steps=100")
+    code, told, warned = train(tmp_path / "small.yaml", tmp_path / "run", "--set", "data.bad_share=1", *seldom)
+    assert code == 0 and "step 30/30" in told, warned
+    replaced = [path for path, kind in made.items() if FRAME_ROWS[kind] == "replaced"]
+    assert {path for path in made if f"{path}: " in warned} == {*replaced}
+    assert checkpoint.load(tmp_path / "run/last.pth")["bad_clips"] >= 2 * len(replaced) > 10
+    code, _, warned = train(tmp_path / "small.yaml", tmp_path / "strict", *seldom)
+    assert code == 2 and "data.bad_share = 0.05" in warned and ".jpg: " in warned
+
+
+#: how a video file is spoiled
+FILES = {
+    "mp4 that breaks off": lambda content: content[: len(content) * 2 // 3],
+    "mp4 of zero bytes": lambda content: b"",
+    "text called .mp4": lambda content: b"no video",
+    "mp4 damaged after it was indexed": lambda content: content[:2000] + bytes(len(content) - 2000),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_bad_video_files(tmp_path, _cache, kind, caplog):
+    videos = pytest.importorskip("datasets.readers.videos")
+    path = opencv_film(tmp_path / "videos/a b ü.mp4")
+    opencv_film(tmp_path / "videos/whole.mp4")
+    content = FILES[kind](path.read_bytes())
+    if rows("video file")[kind] == "left out, named":
+        path.write_bytes(content)
+        assert videos.Reader(tmp_path / "videos").names == ["whole.mp4"] and "a b ü.mp4: " in caplog.text
+    else:
+        reader = videos.Reader(tmp_path / "videos")
+        path.write_bytes(content)
+        with pytest.raises(UnreadableFrame, match="a b ü.mp4"):
+            reader.read(0, [30])
+
+
+#: how the first mask, or a frame, of a sequence is changed: functions of both paths and of the mask's picture
+MASKS = {
+    "grey or indexed PNG": lambda mask, frame, ids: saved(mask, ids.convert("L"), "PNG"),
+    "one bit a pixel": lambda mask, frame, ids: saved(mask, ids.point(lambda id: 255 * bool(id)).convert("1"), "PNG"),
+    "RGB, RGBA, 16 bit or CMYK": lambda mask, frame, ids: saved(mask, ids.convert("RGBA"), "PNG"),
+    "mask that breaks off": lambda mask, frame, ids: overwritten(mask, mask.read_bytes()[:-40]),
+    "mask of zero bytes": lambda mask, frame, ids: overwritten(mask, b""),
+    "mask of another size": lambda mask, frame, ids: saved(mask, ids.resize((30, 20), 0), "PNG"),
+    "mask that marks nothing": lambda mask, frame, ids: saved(mask, ids.point(lambda id: 0), "PNG"),
+    "frame that breaks off": lambda mask, frame, ids: overwritten(frame, frame.read_bytes()[:-200]),
+    "frame of another size in a video": lambda mask, frame, ids: saved(
+        frame, ids.resize((30, 20), 0).convert("L"), "JPEG"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_bad_masks_and_frames_in_inference(davis, tmp_path, _cache, monkeypatch, capsys, kind):
+    mask, frame = davis / "Annotations/480p/video1/00000.png", davis / "JPEGImages/480p/video1/00002.jpg"
+    with Image.open(mask) as ids:
+        ids = Image.fromarray(np.array(ids))
+    MASKS[kind](mask, frame, ids)
+    words = ["--checkpoint", "untrained", "--dataset", "davis", "--data", davis, "--out", tmp_path / "out", "--no-vis"]
+    monkeypatch.setattr(
+        sys, "argv", [str(word) for word in ("infer_vos.py", *words, "--key", "res3", "--device", "cpu")]
+    )
+    if rows("mask or")[kind].startswith("read"):
+        infer_vos.main()
+        assert len(list((tmp_path / "out/res3_vos/video1").glob("*.png"))) == 4
+        return
+    with pytest.raises(SystemExit) as ended:
+        infer_vos.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "error: " in told and "video1" in told and "Traceback" not in told
+    assert not (tmp_path / "out/res3_vos/video1").exists() and not list(tmp_path.glob("out/**/.*"))
