@@ -227,9 +227,8 @@ def test_no_threads_stay_for_workers_to_miss(root, monkeypatch):
 
     def counting(*arguments):
         counts.append(len(os.listdir("/proc/self/task")))
-        frames = decode_on(*arguments)
+        yield from decode_on(*arguments)
         counts.append(len(os.listdir("/proc/self/task")))
-        return frames
 
     monkeypatch.setattr(videos, "_decode_on", counting)
     gc.collect()

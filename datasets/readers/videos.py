@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = READERS["videos"]
 #: Where a file's index misleads, frames are looked for from so many seconds earlier.
 STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
+TOO_LATE = None, None  # in place of a frame: it lies before the place in the file
 #: Files read at once: mostly they wait for the disk.
 THREADS = 8
 
@@ -101,7 +102,7 @@ class Reader(VideoReader):
     def read(self, video: int, frame_ids: Sequence[int]) -> "list[np.ndarray]":
         info, path = self.info(video), os.path.join(self.root, self.names[video])
         try:
-            frames = _decode(path, info, set(frame_ids))
+            frames = dict(decode(path, info, set(frame_ids)))
         except (av.FFmpegError, OSError) as error:
             raise UnreadableFrame(path, reason(error)) from None
         for i in frame_ids:
@@ -137,24 +138,31 @@ def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _decode(path, video, wanted):
-    """{frame number: uint8 RGB [H,W,3]} of the wanted frames that are found."""
+def decode(path: str, video: Video, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, uint8 RGB [H,W,3]) of the wanted frames that are found, in the order of time.
+
+    Raises UnreadableFrame for a damaged frame, and whatever PyAV does.
+    """
+    earliest = min(wanted)
     with opened(path) as (container, stream):
         # Evenly spaced frames may stand a quarter off their place: a key frame just after it is still theirs.
-        first = video.start + (min(wanted) + 0.25) / video.fps if video.times is None else video.times[min(wanted)]
+        first = video.start + (earliest + 0.25) / video.fps if video.times is None else video.times[earliest]
         for back in STEPS_BACK:
             container.seek(round(max(video.start, first - back) / stream.time_base), stream=stream)
-            frames = _decode_on(container, stream, path, video, wanted)
-            if frames is not None:
-                return frames
-    return {}
+            frames = _decode_on(container, stream, path, video, wanted, earliest)
+            found = next(frames, None)
+            if found is not TOO_LATE:
+                if found:
+                    yield found
+                    yield from frames
+                return
 
 
-def _decode_on(container, stream, path, video, wanted):
-    """Decode from the file's position until all wanted frames are found; None if the first of them lies before it."""
+def _decode_on(container, stream, path, video, wanted, earliest):
+    """What `decode` yields, from the file's position on; TOO_LATE if the earliest frame lies before it."""
     # In AVI files the times belong to the order of decoding: there only the key frame's is right, and frames count.
     by_count = container.format.name == "avi"
-    frames, number = {}, None
+    left, number = len(wanted), None
     for packet in container.demux(stream):
         if not by_count and stamp(packet) is not None:
             # Frames between the wanted ones that no other needs: a quarter of the time.
@@ -162,16 +170,16 @@ def _decode_on(container, stream, path, video, wanted):
             stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
         for frame in packet.decode():
             at = number + 1 if by_count and number is not None else video.number(float(stamp(frame) * stream.time_base))
-            if number is None and at > min(wanted):
-                return None
+            if number is None and at > earliest:
+                yield TOO_LATE
             number = at
             if number in wanted:
                 if frame.is_corrupt:
                     raise UnreadableFrame(path, f"frame {number} is damaged")
-                frames[number] = upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
-        if len(frames) == len(wanted):
-            break
-    return frames
+                yield number, upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
+                left -= 1
+        if not left:
+            return
 
 
 def upright(pixels, rotation):
