@@ -135,6 +135,11 @@ def test_boxes_become_masks(scene):
     assert (large == cv2.resize(np.where(ids == 1, ids, 0), None, fx=8, fy=8, interpolation=0)).mean() > 0.99
 
 
+def test_an_object_coloured_like_what_is_around_it_is_found():
+    frame = np.random.default_rng(0).integers(60, 140, (120, 160, 3), dtype=np.uint8)
+    assert (masks.grabcut(frame, {2: (46, 36, 60, 40)})[52:60, 70:82] == 2).all()
+
+
 @pytest.mark.parametrize(
     "box, message",
     [
