@@ -32,11 +32,14 @@ from labelprop import Tracker
 from launch.session import Session, Work, shrunk
 
 PARTS = Path(__file__).parent / "page"
-EXAMPLE = models.ROOT / "data" / "sample" / "JPEGImages" / "480p" / "koi-pond"
+EXAMPLE = models.ROOT / "data" / "sample" / "JPEGImages" / "480p" / "moss-beetles"
 SIZES = {"480 px, quick": 480, "854 px, as DAVIS has": 854, "1280 px": 1280, "the video's own": None}
 HELP = """# Follow objects in a video
 **1** Open a video. **2** Choose a number and paint an object, or drag a box around it; every object has its own
 number. **3** Follow. Where a mask goes wrong, stop, go to that frame, mend the mask, and follow from there."""
+CSS = (
+    ".bar { background: #8884; border-radius: 4px; margin-top: 6px; } .bar > div { background: #2563eb; height: 8px; }"
+)
 #: seconds between two pictures of a video that is being followed
 PERIOD = 0.15
 
@@ -146,11 +149,14 @@ class Page:
         """-> picture, slider, status, files, again and again until the end"""
         with told():
             session = self.opened(request)
-            work = session.begin("Following", session.follow(self.tracker(size), t), session.video.length - t)
+            video = session.video
+            work = session.begin("Following", session.follow(self.tracker(size), t), video.length - t)
             for status in watched(work):
-                if work.latest:
+                if work.latest and session.video is video:
                     t, frame, ids = work.latest
                     yield picture(t, *shrunk(frame, ids), drawable=False), t, status, *files(session)
+            if session.video is not video:  # another one was opened meanwhile
+                return
             t = work.latest[0] if work.latest else t
             ended = "Followed to the end" if work.done == work.total else "Stopped"
             yield picture(t, *session.shown(t)), t, f"{ended}, at frame {t}.", *files(session)
@@ -180,7 +186,8 @@ def watched(work: Work) -> Iterator[str]:
         work.join(PERIOD)
         rate = work.rate()
         left = f"{rate:.1f} frames/s, {clock((work.total - work.done) / rate)} left" if work.done else "starting"
-        yield f"{work.name}: {work.done} of {work.total} frames, {left}<progress value={work.done} max={work.total}>"
+        bar = f'<div class="bar"><div style="width: {100 * work.done / work.total:.1f}%"></div></div>'
+        yield f"{work.name}: {work.done} of {work.total} frames, {left}{bar}"
 
 
 def clock(seconds: float) -> str:
@@ -240,9 +247,9 @@ def build(page: Page) -> gr.Blocks:
                 follow = gr.Button("Follow from here", variant="primary", elem_id="follow")
                 stop = gr.Button("Stop", elem_id="stop")
                 status = gr.HTML("Open a video.", elem_id="status")
-                write = gr.Button("Write masks and overlay", elem_id="write")
-                masks = gr.DownloadButton("Download masks (zip)", interactive=False, elem_id="masks")
-                overlay = gr.DownloadButton("Download overlay (mp4)", interactive=False, elem_id="overlay")
+                write = gr.Button("Write the files", elem_id="write")
+                masks = gr.DownloadButton("Download masks", interactive=False, elem_id="masks")
+                overlay = gr.DownloadButton("Download overlay", interactive=False, elem_id="overlay")
         files = [film, masks, overlay]
         whole = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         upload.upload(page.upload, upload, [canvas, t, status, *files], **whole)
@@ -287,7 +294,7 @@ def served(page: Page, host: str, port: int | None) -> Iterator[str]:
     try:
         _, address, _ = blocks.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, footer_links=[], theme=theme, quiet=True,
-            prevent_thread_lock=True, css="#status progress { width: 100%; accent-color: #2563eb; }",
+            prevent_thread_lock=True, css=CSS,
         )  # fmt: skip
         yield address
     except OSError as error:

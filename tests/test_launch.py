@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -87,7 +88,7 @@ def test_a_torchvision_of_another_torch_will_not_do(monkeypatch):
 def clone(tmp_path):
     """environment.sh in a folder of its own; a Python there is a script that answers the check with an exit code."""
     (tmp_path / "launch").mkdir()
-    for name in ("environment.sh", "test.sh", "infer_vos.sh"):
+    for name in ("environment.sh", "test.sh", "infer_vos.sh", "app.sh"):
         (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
 
     def make(**fits):
@@ -121,6 +122,17 @@ def test_style_is_never_left_out_in_silence(tmp_path, clone, variables, said):
     clone(active=3)
     done = launched(tmp_path, "bash launch/test.sh", **variables)
     assert done.returncode and said in done.stdout + done.stderr
+
+
+def test_the_page_says_how_gradio_is_installed_and_brings_it_into_venv_itself(tmp_path, clone):
+    clone(venv=0)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text('#!/bin/sh\ncase $1 in -c) exit 1;; -m) echo "$@";; esac\n')
+    shutil.copytree(python.parent, tmp_path / "other")
+    done = launched(tmp_path, "bash launch/app.sh --port 9", PYTHON=str(tmp_path / "other/python"))
+    assert done.returncode == 2 and f"{tmp_path}/other/python -m pip install -r requirements-opt" in done.stderr
+    done = launched(tmp_path, "bash launch/app.sh --port 9", PYTHON=str(python))
+    assert "pip install" in done.stdout and done.stdout.endswith("launch.app --port 9\n")
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-// The picture with its mask, to draw on.  gr.HTML runs this once with `element`, `props`, `trigger` and `watch`.
+// The frame with its mask, to draw on.  gr.HTML runs this once with `element`, `props`, `trigger` and `watch`.
 // props.value, from Python: frame (address of a picture), width, height, ids (run lengths "id*count id*count ..."), t,
 // drawable, colours ([id] -> [r, g, b]).  To Python: trigger("input", {t, w, h, ids}) when something was drawn, and
 // trigger("select", {t, id, box: [x, y, w, h]}) when a box was.
 const find = (selector) => element.querySelector(selector);
-const canvas = find(".mask"), pen = canvas.getContext("2d"), undone = [];
+const canvas = find(".mask"), pen = canvas.getContext("2d"), before = [];  // masks to go back to
 const tints = new Uint32Array(256);  // of each id, the four bytes of a pixel
 let ids = new Uint8Array(0), shown = -1, pixels = null, tool = "brush", object = 1, start = null, last = null;
 
@@ -73,7 +73,7 @@ function show() {
   ids = new Uint8Array(value.width * value.height);
   unpack(value.ids);
   new Uint8Array(tints.buffer).set(value.colours.flatMap((colour, id) => [...colour, id ? 140 : 0]));
-  if (value.t !== shown) undone.length = 0;
+  if (value.t !== shown) before.length = 0;
   shown = value.t;
   start = null;
   paint();
@@ -98,31 +98,34 @@ function boxed(a, b) {
   return [x0, y0, x1 - x0, y1 - y0];
 }
 
-canvas.addEventListener("pointerdown", (event) => {
-  if (!props.value?.drawable || event.button) return;
-  event.preventDefault();
-  canvas.setPointerCapture(event.pointerId);
-  start = last = place(event);
-  undone.push(ids.slice());
-  if (undone.length > 20) undone.shift();
-  canvas.dispatchEvent(new PointerEvent("pointermove", event));
-});
-
-canvas.addEventListener("pointermove", (event) => {
+function move(event) {
   if (!start) return;
   const now = place(event);
   if (tool !== "box") stamp(last, now, tool === "eraser" ? 0 : object);
   paint(tool === "box" ? boxed(start, now) : null);
   last = now;
+}
+
+canvas.addEventListener("pointermove", move);
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (!props.value?.drawable || event.button) return;
+  event.preventDefault();
+  canvas.setPointerCapture(event.pointerId);
+  start = last = place(event);
+  before.push(ids.slice());
+  if (before.length > 20) before.shift();
+  move(event);
 });
 
-canvas.addEventListener("pointerup", (event) => {
-  if (!start) return;
-  const box = boxed(start, place(event));
-  start = null;
-  if (tool !== "box") return changed();
-  trigger("select", { t: props.value.t, id: object, box });
-});
+for (const end of ["pointerup", "pointercancel"])
+  canvas.addEventListener(end, () => {
+    if (!start) return;
+    const box = boxed(start, last);
+    start = null;
+    if (tool === "box") trigger("select", { t: props.value.t, id: object, box });
+    else changed();
+  });
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -132,8 +135,15 @@ element.addEventListener("click", (event) => {
   if (button.dataset.object && tool === "eraser") tool = "brush";
   buttons();
   if (!props.value.drawable) return;
-  if (button.matches(".clear")) undone.push(ids.slice()), ids.fill(0), changed();
-  if (button.matches(".undo") && undone.length) ids = undone.pop(), changed();
+  if (button.matches(".clear")) {
+    before.push(ids.slice());
+    ids.fill(0);
+    changed();
+  }
+  if (button.matches(".undo") && before.length) {
+    ids = before.pop();
+    changed();
+  }
 });
 
 watch("value", show);
