@@ -17,7 +17,7 @@ from tests.test_labelprop_video import moving
 
 gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -r requirements-optional.txt")
 av = pytest.importorskip("av", reason="video files need the package av")
-app = importlib.import_module("launch.app")
+app, handlers = (importlib.import_module(f"launch.{name}") for name in ("app", "page.handlers"))
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FRAMES, SIZE, SECONDS = 12, (128, 192), 60
 
@@ -25,7 +25,7 @@ FRAMES, SIZE, SECONDS = 12, (128, 192), 60
 @pytest.fixture
 def page(tmp_path):
     with app.emptied(tmp_path / "work") as folder:
-        yield app.Page(Colours(), folder, device="cpu")
+        yield handlers.Page(Colours(), folder, device="cpu")
 
 
 class Driven:
@@ -218,7 +218,11 @@ def test_paths_are_for_pages_of_this_machine(page, clip):
 
 def test_mistakes_are_told(page, clip, tmp_path):
     request = SimpleNamespace(session_hash="a")
-    for call in (page.browse, lambda t, r: next(page.follow(t, [*app.SIZES][0], r)), lambda t, r: next(page.write(r))):
+    for call in (
+        page.browse,
+        lambda t, r: next(page.follow(t, [*handlers.SIZES][0], r)),
+        lambda t, r: next(page.write(r)),
+    ):
         with pytest.raises(gr.Error, match="no video"):
             call(0, request)
     for path in ("", " ", str(tmp_path / "none.mp4"), __file__):
@@ -239,11 +243,11 @@ def test_the_picture_tells_the_mask_exactly(page, clip):
     request, rng = SimpleNamespace(session_hash="a"), np.random.default_rng(0)
     page.open(str(clip), request)
     ids = rng.integers(0, 4, SIZE, dtype=np.uint8)
-    told = app.picture(3, np.zeros((*SIZE, 3), np.uint8), ids)
+    told = handlers.picture(3, np.zeros((*SIZE, 3), np.uint8), ids)
     page.drawn(SimpleNamespace(t=3, w=told["width"], h=told["height"], ids=told["ids"]), request)
     assert (page.sessions["a"].ids(3) == ids).all()
     assert (
-        app.picture(0, np.zeros((2, 3, 3), np.uint8), np.array([[0, 0, 7], [7, 7, 0]], np.uint8))["ids"]
+        handlers.picture(0, np.zeros((2, 3, 3), np.uint8), np.array([[0, 0, 7], [7, 7, 0]], np.uint8))["ids"]
         == "0*2 7*3 0*1"
     )
 

@@ -10,8 +10,8 @@ from core.errors import UserError
 from core.palette import read_ids
 from datasets.own_video import Frame
 from labelprop import Tracker
-from launch import session as sessions
-from launch.session import Session
+from launch.page import session as sessions
+from launch.page.session import Session
 from tests.test_labelprop_tracker import Colours
 from tests.test_labelprop_video import DUL, moving
 

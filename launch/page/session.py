@@ -160,7 +160,7 @@ class Work(threading.Thread):
 
     def __init__(self, name: str, steps: Iterator, total: int):
         super().__init__(name=name, daemon=True)
-        self.steps, self.total, self.done = steps, total, 0
+        self.steps, self.total, self.done = steps, max(1, total), 0
         self.latest, self.error, self.stopped = None, None, False
         self.began = time.perf_counter()
 
