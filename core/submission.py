@@ -42,7 +42,7 @@ def write(path: Path, masks: Path, videos: Sequence[Video]) -> int:
         try:
             check(part, videos)
         except UserError as error:
-            cure = f"remove that file or its folder from {masks} and start the same command again"
+            cure = f"remove the folder of that video from {masks}, and the same command makes its masks anew"
             raise UserError(f"{path}: not made. {error}; {cure}") from None
     return len(found)
 
