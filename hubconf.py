@@ -10,12 +10,12 @@ dependencies = ["torch", "torchvision", "numpy", "PIL", "cv2", "yaml", "safetens
 
 
 def dul_resnet18():
-    """DUL's ResNet-18 with the weights that come along: an Extractor, called with frames and a layer's name."""
+    """DUL's ResNet-18 with the weights in the box: an Extractor, called with frames and a layer's name."""
     return load()
 
 
 def ino_vits8(source):
-    """INO's ViT-S/8: an Extractor.  No such weights come along.
+    """INO's ViT-S/8: an Extractor.  Its weights are not in the box.
 
     source: a file that the authors published, a checkpoint of a run with configs/charades.yaml, or "untrained".
     """

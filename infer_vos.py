@@ -45,7 +45,7 @@ def number(text):
 def parse():
     parser = argparse.ArgumentParser(description="Propagate given masks through videos.")
     add = parser.add_argument
-    sources = "ours, a snapshot of the authors, or timm:NAME[@FILE]; default: the weights that come with this project"
+    sources = "ours, a snapshot of the authors, or timm:NAME[@FILE]; default: the weights in the box"
     add("--checkpoint", default=models.DEFAULT, metavar="PATH|timm:NAME|untrained", help=sources)
     add("--config", metavar="FILE", help="with untrained: the network to draw (default: DUL's ResNet-18)")
     which = parser.add_mutually_exclusive_group(required=True)

@@ -37,7 +37,7 @@ def parse():
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     add("--port", type=int, help="default: the first free one from 7860 on")
     add("--folder", default="results/app", metavar="DIR", help="for uploads, masks and films, until the program ends")
-    add("--checkpoint", default=models.DEFAULT, metavar="PATH|timm:NAME", help="default: the weights that come along")
+    add("--checkpoint", default=models.DEFAULT, metavar="PATH|timm:NAME", help="default: the weights in the box")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()

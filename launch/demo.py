@@ -1,7 +1,7 @@
 """Follow the objects of the sample set in several ways; print their J&F and draw a picture of all.
 
-python -m launch.demo weights    copies of the first mask, an untrained network, the default weights
-python -m launch.demo            the same, and the network that the demo trained
+python -m launch.demo weights    copies of the first mask, and the weights in the box
+python -m launch.demo            the same, an untrained network, and the network that the demo trained
 """
 
 import sys
@@ -47,11 +47,9 @@ def compare(sequences, masks, path):
 @reported
 def main() -> None:
     sequences, trained = vos_sequences.sample(DATA), sys.argv[1:] != ["weights"]
-    sources = {"untrained network": "untrained"}
-    if models.DEFAULT.exists():
-        sources["weights that come along"] = models.DEFAULT
+    sources = {"weights in the box": models.DEFAULT}
     if trained:
-        sources["trained by this demo"] = RUN / "last.pth"
+        sources = {"untrained network": "untrained"} | sources | {"trained by this demo": RUN / "last.pth"}
     print(f"following the objects of {len(sequences)} sequences: {', '.join(sources)}", flush=True)
     started = time.perf_counter()
     masks = {"first mask copied": copy_first_masks(sequences, OUT / "copied")}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything once, small, in minutes on two CPU cores:  bash launch/demo.sh
-# Sets up Python if need be, makes the sample set, follows its objects with the weights that come along, then trains
+# Sets up Python if need be, makes the sample set, follows its objects with the weights in the box, then trains
 # DUL on its clips and follows the objects again; prints J&F.  Called again it goes on where it stopped.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"

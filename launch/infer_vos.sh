@@ -29,7 +29,7 @@ if [ -f "${SNAPSHOT:-}" ]; then
     name=$(basename "$checkpoint")
     name=${EXP:+${EXP}_}${RUN_ID:+${RUN_ID}_}${name%.*}
 elif [ ! -f "$checkpoint" ] && [ -z "${EXP:-}${RUN_ID:-}${SNAPSHOT:-}" ] && [ -f "$weights" ]; then
-    echo "$checkpoint does not exist: using the weights that come along, $weights"
+    echo "$checkpoint does not exist: using the weights in the box, $weights"
     checkpoint=$weights name=dul_resnet18
 elif [ ! -f "$checkpoint" ]; then
     case ${SNAPSHOT:-} in */* | *.*) checkpoint=$SNAPSHOT ;; esac

@@ -176,9 +176,7 @@ def test_infer_vos_names_checkpoint_and_folder_and_keeps_a_log(
 ):
     code, said, chosen = segmented(files, **variables)
     assert code == 3 and chosen == [checkpoint or files[0], f"results/ytvos/{folder}"]
-    assert ("weights that come along" in said) == (checkpoint == ALONG) and ("--key key" in said) == (
-        "KEY" in variables
-    )
+    assert ("weights in the box" in said) == (checkpoint == ALONG) and ("--key key" in said) == ("KEY" in variables)
     out = tmp_path / "results/ytvos" / folder
     assert "--no-vis" in (out / "infer.log").read_text() and "why" in (out / "infer.log").read_text()
     record = (out / "commands.txt").read_text()
