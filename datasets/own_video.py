@@ -39,14 +39,14 @@ class OwnVideo:
     """A video file or a folder of JPEG or PNG frames, which are ordered by name, numbers as numbers.
 
     size: (H, W), turned as it is shown.  fps: frames a second, on average.  count: of its frames, as far as the file
-    tells, else None.  mark: changes whenever the file does.  Raises UserError where there is no picture to be read.
+    tells, else None.  mark: changes whenever the file or a frame does.  Raises UserError where there is no picture.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
             raise UserError(f"{path}: there is no such video; name a video file or a folder of frames")
-        self.mark = mark(os.stat(path))
+        self.mark = self._mark()
         self.fps = FOLDER_FPS
         self.count: int | None = None
         self._opened = self._folder if self.path.is_dir() else self._file
@@ -75,6 +75,16 @@ class OwnVideo:
         """One frame.  Raises UserError as `frames` does."""
         return next(self.frames(number, number + 1))
 
+    def _mark(self):
+        if not self.path.is_dir():
+            return mark(os.stat(self.path))
+        # The folder itself changes where results are put into it.
+        try:
+            files = [f"{name} {mark(os.stat(self.path / name))}" for name in list_folder(self.path, SUFFIXES)[0]]
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error})") from None
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
     def _checked(self, number, pixels):
         if pixels.shape[:2] != self.size:
             old, new = (f"{width}x{height}" for height, width in (self.size, pixels.shape[:2]))
@@ -86,10 +96,7 @@ class OwnVideo:
 
     def _folder(self) -> Iterator[tuple[str, float, Callable]]:
         """(name, seconds, function that decodes) of every frame."""
-        try:
-            names, folders = list_folder(self.path, SUFFIXES)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
+        names, folders = list_folder(self.path, SUFFIXES)
         if not names:
             inside = f"; it holds folders ({', '.join(folders[:3])}), name one of them" if folders else ""
             raise UserError(f"{self.path}: holds no JPEG or PNG frame{inside}")
@@ -133,7 +140,7 @@ class OwnVideo:
             if number:
                 why = f"breaks off or is damaged at frame {number} ({why}); --end {number} takes the frames before it"
             raise UserError(f"{self.path}: cannot be read: {why}") from None
-        if mark(os.stat(self.path)) != self.mark:
+        if self._mark() != self.mark:
             raise UserError(f"{self.path}: changed while it was read; start again when the file is complete")
 
 

@@ -84,6 +84,8 @@ def broken(tmp_path):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/0.jpg").write_bytes(b"\xff\xd8 no more")
     (tmp_path / "twice").mkdir()
+    (tmp_path / "astray").mkdir()
+    (tmp_path / "astray/0.png").symlink_to("nowhere.png")
     for name in ("a.png", "a.jpg"):
         Image.fromarray(numbered(0)).save(tmp_path / "twice" / name)
     return {
@@ -95,6 +97,7 @@ def broken(tmp_path):
         "nothing": "no JPEG or PNG",
         "folders": "inside",
         "damaged": "0.jpg.*breaks off",
+        "astray": "cannot be read.*0.png",
         "twice": "two frames are named a",
     }
 

@@ -84,6 +84,16 @@ def test_a_later_mask_corrects_and_its_colours_are_the_same_objects(folder, prog
     np.testing.assert_array_equal(read_ids("out/masks/4.png"), painted(4)[1])
 
 
+def test_results_may_lie_among_the_frames_and_new_frames_are_seen(folder, program):
+    inside = ("--video", "frames", "--mask", "0.png", "--device", "cpu", "--out", "frames/out")
+    assert program(*inside)[0] == 0
+    code, told = program(*inside)
+    assert code == 0 and "finished before" in told
+    Image.fromarray(painted(8)[0]).save("frames/9.png")
+    code, told = program(*inside)
+    assert code == 2 and "differs: mark" in told
+
+
 def test_other_settings_are_not_mixed(folder, program):
     assert program(*FEW, *BASE, "--end", "2")[0] == 0
     before = content(folder / "out")
