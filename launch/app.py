@@ -96,7 +96,7 @@ def emptied(folder: Path) -> Iterator[Path]:
                 os.kill(int(left.name.removeprefix("page-")), 0)
             except ProcessLookupError:
                 shutil.rmtree(left, ignore_errors=True)
-    own = folder.absolute() / f"page-{os.getpid()}"
+    own, new = folder.absolute() / f"page-{os.getpid()}", not folder.exists()
     try:
         own.mkdir(parents=True)
     except OSError as error:
@@ -105,6 +105,9 @@ def emptied(folder: Path) -> Iterator[Path]:
         yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # another program's files are there
+                folder.rmdir()
 
 
 @contextmanager
@@ -121,11 +124,12 @@ def served(page: Page, host: str, port: int | None) -> Iterator[str]:
         )  # fmt: skip
         yield address
     except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port}: cannot be listened on ({error}); choose another") from error
+        wanted = f"--host {host}" + (f" --port {port}" if port is not None else "")
+        raise UserError(f"{wanted}: cannot be listened on; choose a free port, 1 to 65535, of this machine") from error
     finally:
-        blocks.close(verbose=False)
         for session in [*page.sessions.values()]:
             session.close()
+        blocks.close(verbose=False)
 
 
 @reported

@@ -260,6 +260,9 @@ def test_the_folder_is_emptied_and_nothing_else(tmp_path):
         (own / "a").mkdir()
         assert not dead.exists() and {path.name for path in tmp_path.iterdir()} == {own.name, "page-mine", "other"}
     assert {path.name for path in tmp_path.iterdir()} == {"page-mine", "other"}
+    with app.emptied(tmp_path / "new"):
+        assert (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--folder"), app.emptied(tmp_path / "file"):
         pass
