@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -46,6 +47,25 @@ def golden():
             return {key: arrays[key] for key in arrays.files}
 
     return load
+
+
+@pytest.fixture
+def chromium(tmp_path):
+    """Headless Chromium.  Downloads go to tmp_path/down; its logs hold errors and whom it asks for anything."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="driving a browser needs the package selenium")
+    browser, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not (browser and driver):
+        pytest.skip("chromium and chromedriver open the page; they are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    size = "--window-size=1300,1100"
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--mute-audio", size):
+        options.add_argument(argument)
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "down")})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driven = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield driven
+    driven.quit()
 
 
 @pytest.fixture

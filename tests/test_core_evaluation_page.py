@@ -1,5 +1,4 @@
 import json
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -124,22 +123,11 @@ def test_a_page_that_cannot_be_written_is_named(scored, tmp_path):
 
 
 @pytest.fixture
-def browser():
-    """Headless Chromium in a narrow window."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser; it is not installed")
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver open the page; they are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+def browser(chromium):
+    """Chromium in a narrow window."""
     narrow = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
-    yield browser
-    browser.quit()
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    return chromium
 
 
 def test_the_page_is_operated_in_a_browser(scored, tmp_path, browser):

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import shutil
 import time
 import zipfile
 from types import SimpleNamespace
@@ -18,7 +17,6 @@ from tests.test_labelprop_video import moving
 gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -r requirements-optional.txt")
 av = pytest.importorskip("av", reason="video files need the package av")
 app, handlers = (importlib.import_module(f"launch.{name}") for name in ("app", "page.handlers"))
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FRAMES, SIZE, SECONDS = 12, (128, 192), 60
 
 
@@ -94,25 +92,15 @@ class Driven:
 
 
 @pytest.fixture
-def driven(page, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="driving the page needs the package selenium")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("driving the page needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,1100"):
-        options.add_argument(word)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "down")})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+def driven(page, chromium):
     with app.served(page, "127.0.0.1", None) as address:
-        browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
         try:
-            browser.get(address)
-            driven = Driven(browser, page)
-            driven.until(lambda: browser.find_elements("css selector", "#follow"), "the page")
+            chromium.get(address)
+            driven = Driven(chromium, page)
+            driven.until(lambda: chromium.find_elements("css selector", "#follow"), "the page")
             yield driven
         finally:
-            browser.quit()
+            chromium.quit()
 
 
 @pytest.fixture
