@@ -153,9 +153,9 @@ def main():
     fresh = models.initialise(method, args.init) if args.init and not first else []
     run = Run(method, config, folder, device, args.init)
     if config.optim.checkpointing:
-        models.recompute(method)
+        models.recompute(run.method)
     if config.optim.compile:
-        compile_forward(method)
+        compile_forward(run.method)
     if first:
         run.restore(first)
     main_rank = distributed.rank() == 0
