@@ -28,7 +28,10 @@ _HARMLESS = [
 def save(path, state):
     """Write `state` to path; a reader sees the old file or the new one, never half."""
     with replacing(path) as part, open(part, "wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch ends its archive after a write failed, and fails again
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())
 

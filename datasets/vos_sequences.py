@@ -16,7 +16,7 @@ from core import palette
 from core.errors import UserError
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
-from datasets.listing import columns
+from datasets.listing import LONGEST, columns
 from datasets.readers import UnreadableFrame, VideoReader
 from datasets.readers.frames import SUFFIXES
 from datasets.readers.frames import read_frame as decode
@@ -235,7 +235,7 @@ def _columns(line, where):
     flag, *rest = line.strip().split(None, 1)
     # A tab may stand behind the flag alone: then, too, tabs separate the columns.
     words = columns("\t" * ("\t" in line) + "".join(rest))
-    if flag not in ("0", "1") or len(words) not in (1, 2):
+    if len(line) > LONGEST or flag not in ("0", "1") or len(words) not in (1, 2):
         raise UserError(
             f"{where}: {line[:200]!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; "
             "names with spaces stand in quotes, or tabs separate the columns"

@@ -81,7 +81,7 @@ def answered(*names):
     except UserError as error:
         told = str(error)
         assert any(str(name) in told for name in names), f"names none of {names}: {told[:500]}"
-        assert ADVICE.search(told) and len(told) < 4000, f"no advice, or too long: {told[:500]}"
+        assert ADVICE.search(told) and len(told) < 6000, f"no advice, or too long: {told[:500]}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

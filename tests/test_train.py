@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -505,6 +506,25 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match="last.pth: cannot be written .*disk full"):
         checkpoint.save(path, {"step": 2, "bad": Unsavable()})
     assert checkpoint.load(path) == {"step": 1} and os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_the_checkpoint(tmp_path):
+    checkpoint.save(tmp_path / "last.pth", {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="last.pth: cannot be written .*File too large"):
+            checkpoint.save(tmp_path / "last.pth", {"step": 2, "rows": [torch.rand(200, 1000) for _ in range(9)]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(tmp_path / "last.pth") == {"step": 1} and os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_what_a_kill_while_saving_left_is_removed(tmp_path):
+    (tmp_path / ".last.pth.123").write_bytes(b"half")
+    (tmp_path / "last.pth").write_bytes(b"whole")
+    Run(torch.nn.Linear(2, 2), models.read_config(ROOT / "configs/sample.yaml"), tmp_path, torch.device("cpu"))
+    assert os.listdir(tmp_path) == ["last.pth"]
 
 
 def test_the_configuration_that_ran_is_kept(project):

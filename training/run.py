@@ -52,6 +52,9 @@ class Run:
         self.bad_clips, self.bad_files, self.bad_before, self.unread = 0, 0, 0, None
         self.starts, self.processes = 1, distributed.world_size()
         self.revision = checkpoint.git_revision(ROOT)
+        if distributed.rank() == 0:
+            for part in self.folder.glob(".*.pth.[0-9]*"):  # what a program that was killed while it saved has left
+                part.unlink()
 
     def reseed(self):
         """Let torch's random numbers follow from seed, step and rank: nothing of chance is kept for going on."""
