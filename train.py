@@ -21,12 +21,11 @@ from core.devices import pick
 from core.errors import UserError, reported
 from core.schema import as_plain
 from datasets import clip
-from training import optim
 from training.compiled import compile_forward
 from training.evaluators import Validation, aside
-from training.gradients import gradients
 from training.logbook import Logbook, Meter, farewell, report
 from training.run import Run
+from training.step import step
 from training.stop import Stop, Stopped
 
 log = logging.getLogger(__name__)
@@ -41,24 +40,6 @@ def parse():
     parser.add_argument("--init", metavar="PATH", help="start a new run from these weights: any checkpoint")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
-
-
-def step(run, model, batch, progress):
-    """One optimiser step; waits for no result.  -> the losses by name, and the learning rate."""
-    config = run.config
-    run.reseed()
-    lr = schedule.learning_rate(config.schedule, config.base_lr, progress)
-    optim.set_rates(run.optimiser, lr, schedule.weight_decay(config.schedule, config.optim.weight_decay, progress))
-    losses = gradients(run, model, batch, progress)
-    run.method.before_step(progress)
-    if config.optim.clip_norm:
-        run.scaler.unscale_(run.optimiser)
-        optim.clip_each(run.method.parameters(), config.optim.clip_norm)
-    run.scaler.step(run.optimiser)
-    run.scaler.update()
-    run.method.after_step(progress)
-    run.step += 1
-    return losses, lr
 
 
 def last_step(config, loader):

@@ -16,11 +16,11 @@ import torch
 
 import models
 from benchmarks import timing
+from benchmarks.training import Training
 from core import devices
 from core.errors import reported
 from datasets import clip, vos_sequences
 from labelprop import Tracker
-from training.run import Run
 
 # TF32 convolutions, torch's default on a GPU, keep 10 bits of the mantissa.
 FEATURE_BOUND, PIXEL_BOUND, LOSS_BOUND = 5e-3, 0.01, 0.02
@@ -41,14 +41,7 @@ def masks(settings, sequence, count, device):
 
 def losses(settings, batches, device):
     """The total loss of every step."""
-    run, totals = Run(models.build(settings), settings, "nowhere", device), []
-    for batch in batches:
-        loss = run.method({name: value.to(device) for name, value in batch.items()}).total
-        run.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        run.optimiser.step()
-        totals.append(loss.item())
-    return np.array(totals)
+    return Training(settings, batches, device).advance(len(batches))
 
 
 @reported

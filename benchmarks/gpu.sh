@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything worth running when a GPU is at hand, in one command:  bash benchmarks/gpu.sh [train.py arguments]
-# Variables: REPEATS (of each measurement, default 3), STEPS (of the training, default 60).
+# Variables: REPEATS (of each measurement, default 3), STEPS (of the trainings, default 200 and 60).
 # DEVICE=cpu is a dry run of the same steps, some of them smaller.
 set -euo pipefail
 . "$(dirname "$0")/../launch/environment.sh"
@@ -22,6 +22,11 @@ if [ "$device" != cpu ]; then
     measure inference --precision fp16
     measure inference --precision fp16 --compile
 fi
+echo; echo "== steps of training: the plain loop, ours, compiled, with activations computed again"
+steps=${STEPS:-200} plot=
+[ "$device" = cpu ] || ! "$PYTHON" -c "import matplotlib" 2> /dev/null || plot="--out docs"
+"$PYTHON" -m benchmarks.training --device "$device" --steps $((steps < 20 ? 20 : steps)) $plot \
+    $(small --ways plain ours --run ytvos method.crop_px=64 data.batch_size=2) || status=1
 echo; echo "== a short training at the paper's size: clips/s, and the share of time that waits for data"
 run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT

@@ -15,9 +15,7 @@ last place are equal up to rounding.  Features are random and smooth in space an
 real frames by an untrained ResNet-18 of stride 8.
 """
 
-import ctypes
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -49,27 +47,6 @@ def works(frames, labels, cfg):
         except UserError as error:
             print(f"left out: {error}\n")
     return found
-
-
-def added_mib(work, device):
-    """The peak memory of the second of two calls, above the memory before it."""
-    work()  # starts threads, compiles, tunes, fills caches
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to Linux
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = status_mib("VmRSS")
-    work()
-    return status_mib("VmHWM") - before
-
-
-def status_mib(key):
-    """A memory figure of this process from Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def report(geometry, runs, added, truth):
@@ -133,7 +110,7 @@ def main(argv=None):
         frames = frames.contiguous().to(device)
         labels = workload.made_labels(N, h, w).to(device)
         ways = works(frames, labels, cfg)
-        added = {name: added_mib(work, device) for name, work in ways.items()}
+        added = {name: timing.added_mib(work, device) for name, work in ways.items()}
         runs = timing.alternated(ways, args.repeats, timed)
         truth = workload.propagation("windowed", frames[:-1].double(), cfg)(frames[-1].double(), labels.double())
         report(geometry, runs, added, truth)

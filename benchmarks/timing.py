@@ -1,6 +1,7 @@
 """How the benchmarks measure: ways take turns; the result is the median of wall-clock and of CPU seconds."""
 
 import argparse
+import ctypes
 import platform
 import statistics
 import time
@@ -39,6 +40,27 @@ def alternated(works: dict, repeats: int, measure: Callable[[Any], Any] = timed,
 def median(runs: Iterable[Run], clock: str = "wall") -> float:
     """Median seconds.  clock: "wall" or "cpu"."""
     return statistics.median(getattr(run, clock) for run in runs)
+
+
+def added_mib(work: Callable[[], Any], device: torch.device) -> float:
+    """The peak memory of the second of two calls, above the memory before it."""
+    work()  # starts threads, compiles, tunes, fills caches
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to Linux
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = status_mib("VmRSS")
+    work()
+    return status_mib("VmHWM") - before
+
+
+def status_mib(key: str) -> float:
+    """A memory figure of this process from Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def head(*columns: str) -> None:

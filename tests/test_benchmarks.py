@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import inference, metrics, pack, scaling, timing, workload
+from benchmarks import inference, metrics, pack, scaling, timing, training, workload
 from core.palette import write_indexed
 from tests.reference import inside_window
+from tests.small import write_videos
 
 NAMES = sorted(path.stem for path in Path(metrics.__file__).parent.glob("*.py"))
 
@@ -78,6 +80,30 @@ def test_scaling_measures_and_draws(tmp_path, monkeypatch):
     numbers = json.loads((tmp_path / "scaling.json").read_text())
     assert numbers["length"]["windowed"]["x"] == [1, 2] and numbers["resolution"]["dense"]["wall_s"][0] > 0
     assert np.asarray(Image.open(tmp_path / "benchmarks.png").convert("L")).std() > 5
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """Four films where the made sample set has its own."""
+    videos = write_videos(tmp_path / "JPEGImages/480p", videos=4, frames=8)
+    (tmp_path / "ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "ImageSets/2017/train.txt").write_text("".join(f"{path.name}\n" for path in sorted(videos.iterdir())))
+    return tmp_path
+
+
+def test_ways_of_training_learn_the_same(sample, monkeypatch, capsys):
+    monkeypatch.setattr(training, "CHUNK", 1)
+    small = ["method.crop_px=32", "method.resize_px=[32,40]", "method.anchor_grid=4", "data.batch_size=2"]
+    arguments = ["--device", "cpu", "--data", str(sample), "--steps", "3", "--ways", "plain", "fp32", "checkpointing"]
+    drawn = ["--out", str(sample)] if find_spec("matplotlib") else []
+    training.main([*arguments, "--run", "ytvos", *small, *drawn])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    found = {cells[0].strip(): [float(cell) for cell in cells[1:]] for cells in rows}
+    assert found["plain"][1] == 1 and all(cells[0] > 0 and cells[4] > 0 for cells in found.values())
+    # The memory layout changes rounding alone.
+    assert abs(found["plain"][5] - found["fp32"][5]) < 1e-2 and found["plain"][6] == found["fp32"][6]
+    if drawn:
+        assert np.asarray(Image.open(sample / "training.png").convert("L")).std() > 5
 
 
 def test_metrics_agree_to_the_last_bit(davis, capsys):

@@ -16,3 +16,17 @@ def test_more_processes_than_gpus(monkeypatch):
 def test_one_process_waits_for_nobody():
     distributed.barrier()
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    agreement = distributed.Agreement()
+    assert [agreement.any(flag) for flag in (False, True)] == [False, True] and not agreement.last()
+    assert distributed.gathered("mine") == ["mine"]
+
+
+def test_the_loss_of_another_process_is_told_in_words(monkeypatch):
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection reset by peer\nand more")
+    with pytest.raises(RuntimeError, match="reset by peer"), distributed.peers():
+        raise lost  # with one process it is something else
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="another process was lost.*reset by peer"), distributed.peers():
+        raise lost
+    with pytest.raises(RuntimeError, match="of shapes"), distributed.peers():
+        raise RuntimeError("a mistake of shapes")

@@ -227,8 +227,8 @@ def test_a_damaged_training_state_is_named(project, tmp_path):
     state = {"step": torch.zeros(()), "exp_avg": torch.zeros(2, 2)}
     moments = {"state": {0: state}, "param_groups": whole["optimiser"]["param_groups"]}
     for damage in (
-        {"step": "three"}, {"step": -1}, {"best": 3}, {"best": {"res4": "high"}}, {"config": []},
-        {"method": [[]]}, {"optimiser": 3}, {"optimiser": moments},
+        {"step": "three"}, {"step": -1}, {"best": 3}, {"best": {"res4": "high"}}, {"starts": "two"}, {"processes": 0},
+        {"config": []}, {"method": [[]]}, {"optimiser": 3}, {"optimiser": moments},
     ):  # fmt: skip
         checkpoint.save(run.last, whole | damage)
         with pytest.raises(UserError, match="last.pth: holds a damaged training state"):

@@ -91,6 +91,13 @@ def test_a_signal_stops_both_processes_within_two_steps(project, to_all):  # noq
     assert process.returncode != 0 and f"at step {step}; the same command goes on" in out, err
 
 
+def test_the_echo_of_a_signal_ends_nothing():
+    with Stop(echo=60.0) as stop:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert stop.signal == signal.SIGUSR1
+
+
 def test_bad_files_of_all_starts_are_added_up(project, tmp_path):  # noqa: F811
     config = models.read_config(project[0])
     run = Run(models.build(config), config, tmp_path, torch.device("cpu"))

@@ -33,13 +33,15 @@ def parameter_groups(model, optim: Optim):
     return [g for g in groups if g["params"]]
 
 
-def build(model, optim: Optim):
-    """The optimiser over parameter_groups(model); its rates are set by set_rates before every step."""
+def build(model, optim: Optim, fused: bool | None = None):
+    """The optimiser over parameter_groups(model); its rates are set by set_rates before every step.
+
+    fused: one kernel for all parameters instead of a loop over them; None = on a GPU.
+    """
     groups = parameter_groups(model, optim)
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     own = {"momentum": optim.momentum} if optim.name == "sgd" else {"betas": optim.betas}
-    # One kernel for all parameters; a CPU keeps torch's plain loop.
-    fused = True if groups[0]["params"][0].device.type == "cuda" else None
+    fused = groups[0]["params"][0].device.type == "cuda" if fused is None else fused
     optimiser = kinds[optim.name](groups, lr=optim.lr, fused=fused, **own)
     set_rates(optimiser, optim.lr, optim.weight_decay)
     return optimiser
