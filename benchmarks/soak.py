@@ -226,8 +226,11 @@ def growth(samples):
 
 
 def draw_plot(samples, path):
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"no {path}: matplotlib is missing (python -m pip install -r requirements-optional.txt)")
+        return
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import inference, metrics, pack, scaling, timing, training, workload
+from benchmarks import inference, metrics, pack, scaling, soak, timing, training, workload
 from core.palette import write_indexed
 from tests.reference import inside_window
 from tests.small import write_videos
@@ -161,3 +161,37 @@ def test_a_pack_replaces_nothing(packed, capsys):
     with pytest.raises(SystemExit, match="2"):
         run()
     assert "is there already" in capsys.readouterr().err
+
+
+def test_the_soak_sees_growth_and_what_is_left_behind(tmp_path, monkeypatch):
+    steady, grown = [(t, {"threads": 4}) for t in range(40)], [(t, {"threads": 4 + t}) for t in range(40)]
+    assert soak.growth(steady) == {"threads": 1} and soak.growth(grown)["threads"] > 1.5
+    monkeypatch.setattr(soak.time, "sleep", lambda seconds: None)
+    (tmp_path / "run").mkdir()
+    assert soak.left_behind(tmp_path) == []
+    (tmp_path / "run/.last.pth.7").write_bytes(b"half")
+    with soak.started(["-c", "import time; time.sleep(60)", tmp_path], tmp_path) as process:
+        assert soak.usage(process.pid)["threads"] >= 1
+        found = soak.left_behind(tmp_path)
+        process.kill()
+    assert sorted(found) == [str(tmp_path / "run/.last.pth.7"), f"process {process.pid}"]
+
+
+def test_the_soak_disturbs_and_tells_the_answer(tmp_path):
+    soak.make_data(tmp_path / "data", videos=1, frames=2)
+    draw, waits = np.random.default_rng(0), ["-c", "import time; time.sleep(60)"]
+    for kind in ("SIGKILL", "SIGTERM"):
+        code, done, _ = soak.attempt(kind, waits, tmp_path / "data", tmp_path / "round1", 0.2, draw)
+        assert done and code in soak.ANSWERS[kind]
+    waits = "import os, sys, time\nwhile os.path.exists(sys.argv[1]): time.sleep(0.05)\nsys.exit(2)"
+    assert soak.attempt(
+        "data gone", ["-c", waits, tmp_path / "data"], tmp_path / "data", tmp_path / "round1", 0.2, draw
+    )[:2] == (2, True)
+    assert (tmp_path / "data/ImageSets").is_dir()
+    full = [
+        "-c",
+        "import sys\nwith open(sys.argv[1], 'wb') as file: file.writelines([bytes(10**6)] * 400)",
+        tmp_path / "file",
+    ]
+    code, done, told = soak.attempt("disk full", full, tmp_path / "data", tmp_path / "round1", 0.2, draw)
+    assert done and code == 1 and "File too large" in told

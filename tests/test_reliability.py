@@ -21,7 +21,6 @@ from datasets.readers import UnreadableFrame
 from datasets.readers.frames import Reader
 from models.methods import METHODS
 from tests import small
-from tests.film import opencv_film
 from tests.small import write_videos
 from tests.test_train import SMALL
 from tests.test_train import run as train
@@ -296,7 +295,10 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_bad_video_files(tmp_path, _cache, kind, caplog):
-    videos = pytest.importorskip("datasets.readers.videos")
+    pytest.importorskip("av", reason="av, which is optional, is not installed")
+    from datasets.readers import videos
+    from tests.film import opencv_film
+
     path = opencv_film(tmp_path / "videos/a b ü.mp4")
     opencv_film(tmp_path / "videos/whole.mp4")
     content = FILES[kind](path.read_bytes())

@@ -54,7 +54,7 @@ class Run:
         self.revision = checkpoint.git_revision(ROOT)
         if distributed.rank() == 0:
             for part in self.folder.glob(".*.pth.[0-9]*"):  # what a program that was killed while it saved has left
-                part.unlink()
+                part.unlink(missing_ok=True)
 
     def reseed(self):
         """Let torch's random numbers follow from seed, step and rank: nothing of chance is kept for going on."""
