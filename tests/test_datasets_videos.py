@@ -168,6 +168,13 @@ def test_sound_without_pictures_is_named(tmp_path):
     assert Reader(tmp_path).broken == {"sound.mp4": "holds no video"}
 
 
+def test_a_kind_that_no_decoder_knows_is_named(tmp_path):
+    path = opencv_film(tmp_path / "data/a.avi")
+    path.write_bytes(path.read_bytes().replace(b"XVID", b"what"))
+    with pytest.raises(UserError, match="a.avi: .*cannot be decoded"):
+        Reader(tmp_path / "data")
+
+
 def test_nothing_that_can_be_read(tmp_path):
     with pytest.raises(UserError, match="nowhere.*no such folder"):
         Reader(tmp_path / "nowhere")
@@ -175,7 +182,7 @@ def test_nothing_that_can_be_read(tmp_path):
     with pytest.raises(UserError, match=r"no video files found.*\.mp4.*data\.reader=frames"):
         Reader(tmp_path / "bad")
     (tmp_path / "bad/empty.mp4").touch()
-    with pytest.raises(UserError, match=r"none of the 1 video files can be read:\s+empty.mp4: the file is empty"):
+    with pytest.raises(UserError, match=r"none of the 1 video files can be read; mend or remove them:\s+empty.mp4: the file is empty"):
         Reader(tmp_path / "bad")
 
 

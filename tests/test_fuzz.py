@@ -245,6 +245,32 @@ def test_masks_and_frames(tmp_path, content):
         assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    pytest.importorskip("av", reason="av, which is optional, is not installed")
+    from tests.film import opencv_film
+
+    folder = tmp_path_factory.mktemp("films")
+    return {end: opencv_film(folder / f"film.{end}", frames=6).read_bytes() for end in ("mp4", "avi")}
+
+
+def test_video_files(tmp_path, films):
+    from datasets.readers import videos
+
+    @fuzzed
+    @given(end=st.sampled_from([*films]), data=st.data())
+    def check(end, data):
+        path = tmp_path / f"film.{end}"
+        path.write_bytes(data.draw(spoiled([films[end]])))
+        with answered(path.name):
+            reader = videos.Reader(tmp_path, cache=False)
+            with suppress(readers.UnreadableFrame):  # is replaced
+                assert len(reader.read(0, [0, reader.length(0) - 1])) == 2
+        path.unlink()
+
+    check()
+
+
 FRAMES = [f"{t:05d}.png" for t in range(4)]
 FILES = st.dictionaries(
     st.tuples(

@@ -85,7 +85,9 @@ class Reader(VideoReader):
         self.names = [*self._videos]
         if not self.names:
             first = "".join(f"\n  {name}: {why}" for name, why in [*self.broken.items()][:10])
-            raise UserError(f"data root {root}: none of the {len(names)} video files can be read:{first}")
+            raise UserError(
+                f"data root {root}: none of the {len(names)} video files can be read; mend or remove them:{first}"
+            )
         if self.broken:
             log.warning("%d of %d video files left out: they cannot be read", len(self.broken), len(names))
 
@@ -203,6 +205,8 @@ def opened(path: str) -> Iterator[tuple]:
         stream = container.streams.best("video")
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
             raise UnreadableFrame(path, "holds no video")
+        if stream.codec_context is None:
+            raise UnreadableFrame(path, "holds a video of a kind that cannot be decoded")
         # The loader's workers decode side by side; and were a decoder with threads still about when workers are
         # forked, a worker that frees it would wait for ever for threads that it does not have.
         stream.codec_context.thread_count = 1
