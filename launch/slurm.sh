@@ -17,7 +17,7 @@ if [ -z "${SLURM_JOB_ID:-}" ] || [ ! -f launch/train.sh ]; then
     exit 2
 fi
 . launch/environment.sh # here, so that the nodes do not make .venv at the same time
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r MASTER_ADDR <<< "$(scontrol show hostnames "$SLURM_JOB_NODELIST")" # the first line
 export PYTHON MASTER_ADDR NNODES=$SLURM_NNODES GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}
 export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))} # several jobs may share a node
 
@@ -32,7 +32,7 @@ while [ "$woken" = yes ]; do # by a signal, after which srun still waits for the
     woken=no status=0
     wait "$step" || status=$?
 done
-if [ -n "$stopped" ] && [ "$status" != 0 ] && ! scontrol show job "$SLURM_JOB_ID" | grep -q JobState=CANCELLED; then
+if [ -n "$stopped" ] && [ "$status" != 0 ] && [[ $(scontrol show job "$SLURM_JOB_ID") != *JobState=CANCELLED* ]]; then
     echo "$stopped: back to the queue"
     scontrol requeue "$SLURM_JOB_ID"
 fi
