@@ -32,9 +32,9 @@ settings=()
 for setting in "$@"; do settings+=(--set "$setting"); done
 
 command=("$PYTHON") log=train.log
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # with it a machine that comes back waits for ever (torch 2.5 to 2.11)
 if [ "$nodes" -gt 1 ]; then
     # Machine 0 hosts the rendezvous; torchrun itself decides which machine's processes are the first.
-    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # with it a machine that comes back waits for ever (torch 2.5 to 2.11)
     host=1
     [ "$NODE_RANK" = 0 ] || host=0 log=train.node$NODE_RANK.log
     command+=(-m torch.distributed.run --nnodes "$nodes" --nproc-per-node "${GPUS:-1}" --max-restarts "${MAX_RESTARTS:-3}"

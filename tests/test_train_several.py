@@ -122,9 +122,8 @@ def clone(project, tmp_path):  # noqa: F811
 
     machines = []
 
-    def machine(node, name, port):
-        variables = {"PYTHON": sys.executable, "RUN_ID": name, "DEVICE": "cpu", "NNODES": "2", "NODE_RANK": str(node)}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    def machine(name, **variables):
+        variables |= {"PYTHON": sys.executable, "RUN_ID": name, "DEVICE": "cpu"}
         words = ["bash", "launch/train.sh", "small", "schedule.epochs=20", "log.checkpoint_steps=4"]
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         machines.append(subprocess.Popen(words, cwd=tmp_path, env={**ENVIRONMENT, **variables}, **pipe))
@@ -136,19 +135,34 @@ def clone(project, tmp_path):  # noqa: F811
             lose(each)
 
 
-@pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=1")
-def test_two_machines_of_which_one_is_lost_and_comes_back(clone, tmp_path):
-    port = 20_000 + os.getpid() % 10_000
-    for machine in [clone(node, "whole", port) for node in (0, 1)]:
-        ended(machine)
-    first, second = (clone(node, "broken", port + 1) for node in (0, 1))
-    log = tmp_path / "runs" / "small" / "broken" / "train.log"
+def until_step_ten(tmp_path, name, *machines):
+    """Wait; -> the log of the run."""
+    log = tmp_path / "runs" / "small" / name / "train.log"
     while not re.search(r"step 1\d/60", log.read_text() if log.exists() else ""):
-        assert first.poll() is None and second.poll() is None
+        assert all(machine.poll() is None for machine in machines)
         time.sleep(0.1)
-    lose(second)
-    second = clone(1, "broken", port + 1)
-    for machine in (first, second):
-        ended(machine)
+    return log
+
+
+@pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=1")
+def test_lost_processes_and_machines_come_back(clone, tmp_path):
+    port = 20_000 + os.getpid() % 10_000
+    one = {"GPUS": "2", "MAX_RESTARTS": "1"}
+    two = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ended(clone("whole", **one))
+
+    machine = clone("process", **one)
+    log = until_step_ten(tmp_path, "process", machine)
+    os.kill(workers(machine)[1], signal.SIGKILL)
+    ended(machine)
     assert "start 2, going on from" in log.read_text()
-    assert_same_run(*(tmp_path / "runs" / "small" / name for name in ("whole", "broken")))
+
+    first, second = (clone("machine", NODE_RANK=node, **two) for node in "01")
+    log = until_step_ten(tmp_path, "machine", first, second)
+    lose(second)
+    second = clone("machine", NODE_RANK="1", **two)
+    for each in (first, second):
+        ended(each)
+    assert "start 2, going on from" in log.read_text()
+    for name in ("process", "machine"):
+        assert_same_run(*(tmp_path / "runs" / "small" / which for which in ("whole", name)))

@@ -138,7 +138,8 @@ class Run:
             if state.keys() != moments or not all(fit(state[name]) for name in moments - {"step"}):
                 raise ValueError("a moment of the optimiser is missing or misshapen")
         self.scaler.load_state_dict(content["scaler"])
-        self.step, self.best, self.bad_before = content["step"], content["best"], content["bad_clips"]
+        self.step, self.best = content["step"], content["best"]
+        self.bad_clips = self.bad_before = content["bad_clips"]
         self.measured, self.score = content["measured"], content["score"]
         counts, scores = (self.step, self.bad_before, self.measured), (*self.best.values(), *self.score.values())
         if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(n, float) for n in scores):
