@@ -170,7 +170,8 @@ def test_the_soak_sees_growth_and_what_is_left_behind(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     assert soak.left_behind(tmp_path) == []
     (tmp_path / "run/.last.pth.7").write_bytes(b"half")
-    with soak.started(["-c", "import time; time.sleep(60)", tmp_path], tmp_path) as process:
+    with soak.started(["-c", "print(flush=True); import time; time.sleep(60)", tmp_path], tmp_path) as process:
+        process.stdout.readline()
         assert soak.usage(process.pid)["threads"] >= 1
         found = soak.left_behind(tmp_path)
         process.kill()

@@ -8,6 +8,7 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ import infer_vos
 from core import checkpoint
 from core.palette import write_indexed
 from datasets.readers import UnreadableFrame
-from datasets.readers.frames import Reader
+from datasets.readers.frames import Reader, read_frame
 from models.methods import METHODS
 from tests import small
 from tests.small import write_videos
@@ -176,6 +177,11 @@ def png(picture):
     return file.getvalue()
 
 
+def deep(picture):
+    """The bytes of a PNG of 16 bits a channel."""
+    return cv2.imencode(".png", np.array(picture)[..., ::-1].astype(np.uint16) * 256 + 77)[1].tobytes()
+
+
 #: how a frame is spoiled: functions of its path and of its picture
 SPOILED = {
     "JPEG that breaks off": lambda path, _: overwritten(path, path.read_bytes()[:-200]),
@@ -190,7 +196,7 @@ SPOILED = {
     "JPEG called .png": lambda path, _: renamed(path, f"{path.stem}.png"),
     "BMP called .jpg": lambda path, picture: saved(path, picture, "BMP"),
     "CMYK JPEG": lambda path, picture: saved(path, picture.convert("CMYK"), "JPEG"),
-    "16-bit PNG": lambda path, picture: saved(path, picture.convert("I;16"), "PNG"),
+    "16-bit PNG": lambda path, picture: overwritten(path, deep(picture)),
     "grey JPEG": lambda path, picture: saved(path, picture.convert("L"), "JPEG"),
     "PNG with alpha": lambda path, picture: saved(path, picture.convert("RGBA"), "PNG"),
     "JPEG with EXIF rotation": rotated,
@@ -227,6 +233,7 @@ def test_bad_frames(tmp_path, _cache, kind):
     folder = write_videos(tmp_path / "videos", videos=1, frames=4, size=(40, 48)) / "video0"
     good = len(list(folder.glob("*.jpg")))
     path = folder / "00001.jpg"
+    whole = Image.fromarray(read_frame(path))
     if SPOILED[kind]:
         spoil(path, kind)
     reader = Reader(tmp_path / "videos")
@@ -240,7 +247,11 @@ def test_bad_frames(tmp_path, _cache, kind):
         with pytest.raises(UnreadableFrame, match="00001.jpg: "):
             reader.read(0, [1])
     else:
-        assert all(f.dtype == np.uint8 and f.shape[2] == 3 for f in reader.read(0, range(reader.length(0))))
+        frames = reader.read(0, range(reader.length(0)))
+        assert all(frame.dtype == np.uint8 and frame.shape[2] == 3 for frame in frames)
+        if outcome == "read" and kind not in ("frame of 1 pixel", "frame of another size"):
+            wanted = np.array(whole.convert("L").convert("RGB") if kind == "grey JPEG" else whole, int)
+            assert frames[1].shape == wanted.shape and abs(frames[1] - wanted).mean() < 8
         assert outcome in ("read", "left out")
 
 
