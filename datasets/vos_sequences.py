@@ -250,7 +250,7 @@ def _listed(file, folder, rows):
     there = _existing(masks)
     if not any(there):
         named = next((f"{mask} is no file" for mask in masks if mask), "no line names one")
-        raise UserError(f"{file}: {folder.name} has no mask to start from: {named}")
+        raise UserError(f"{file}: {folder.name} has no mask to start from: {named}; add the mask of its first frame")
     if not any(written):
         raise UserError(f"{file}: {folder.name} has no frame to write: every line has flag 0; flag 1 writes a frame")
     annotations = None

@@ -187,7 +187,7 @@ def root(tmp_path_factory):
 @fuzzed
 @given(
     rows=ROWS,
-    reader=st.sampled_from(readers.READERS),
+    reader=st.sampled_from([*readers.READERS]),
     end=st.sampled_from(["\n", "\r\n", "\x0b"]),
     more=st.binary(max_size=3),
 )
@@ -319,7 +319,7 @@ def test_folders_of_masks(tmp_path, files, size, more):
         except SystemExit as ended:
             code = ended.code
     there = sorted(os.listdir(folder / "out")) if (folder / "out").exists() else []
-    whole = sorted([report.GLOBAL_CSV, report.SEQUENCE_CSV, report.SCORES_JSON])
+    whole = sorted([report.GLOBAL_CSV, report.SEQUENCE_CSV, report.SCORES_JSON, "report.html"])
     assert (code, there) in ((0, whole), (2, [])), err.getvalue()
     if code:
         with answered(*(folder / part for part in ("annotations", "results")), "--"):
