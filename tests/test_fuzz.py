@@ -364,13 +364,15 @@ def files():
     }  # fmt: skip
 
 
-def used(path, method):
-    """The network in a file, for inference and as the beginning of a training."""
+def used(path, method, training):
+    """The network in a file, as the beginning of a training or for inference."""
+    if training:
+        models.initialise(method, path)
+        return
     extractor = models.load(path)
     assert all(value.layout == torch.strided for value in extractor.state_dict().values())
     assert all(value.dtype == torch.float32 for value in extractor.parameters())
     Tracker(extractor)
-    models.initialise(method, path)
 
 
 def test_checkpoints(tmp_path, files):
@@ -378,11 +380,14 @@ def test_checkpoints(tmp_path, files):
     path = tmp_path / "some.pth"
 
     @fuzzed
-    @given(content=st.sampled_from([*files.values()]).flatmap(lambda content: changed(content, TENSORS)))
-    def check(content):
+    @given(
+        content=st.sampled_from([*files.values()]).flatmap(lambda content: changed(content, TENSORS)),
+        training=st.booleans(),
+    )
+    def check(content, training):
         torch.save(content, path)
         with answered(path):
-            used(path, method)
+            used(path, method, training)
 
     check()
 
@@ -399,13 +404,14 @@ def test_bytes_of_checkpoints(tmp_path):
         content=spoiled(contents),
         suffix=st.sampled_from(["pth", "safetensors"]),
         sums=spoiled([b"", b"00  some.safetensors\n"]),
+        training=st.booleans(),
     )
-    def check(content, suffix, sums):
+    def check(content, suffix, sums, training):
         path = tmp_path / f"some.{suffix}"
         path.write_bytes(content)
         (tmp_path / "SHA256SUMS").write_bytes(sums)
         with answered(path, "SHA256SUMS"):
-            used(path, method)
+            used(path, method, training)
 
     check()
 
