@@ -17,6 +17,7 @@ Memory is the peak of a step above what stays between two steps.  --out DIR: dra
 import argparse
 import dataclasses
 import sys
+import textwrap
 from functools import partial
 from importlib.util import find_spec
 from itertools import cycle, islice
@@ -115,10 +116,11 @@ def draw(curves, machine, path):
     figure = Figure((6 * len(curves), 4.5), layout="constrained")
     for panel, (title, ways) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
         for number, (way, losses) in enumerate(ways.items()):
-            # The first is drawn thick below the others, so that what coincides is seen to.
-            style = {"linewidth": 4, "color": "#bbbbbb"} if number == 0 else {"linewidth": 1.2}
-            panel.plot(range(1, len(losses) + 1), losses, label=way, **style)
-        panel.set(title=title, xlabel="step", ylabel="loss")
+            # Each is thinner than those below it, so that what coincides is seen to.
+            panel.plot(range(1, len(losses) + 1), losses, label=way, linewidth=max(7 - 2 * number, 1), alpha=0.8)
+        panel.set(xlabel="step", ylabel="loss")
+        panel.set_title(textwrap.fill(title, 70), fontsize=9)
+        panel.locator_params(axis="x", integer=True)
         panel.legend()
     figure.supxlabel(machine, fontsize=8)
     with replacing(path) as part:
