@@ -83,6 +83,9 @@ def test_masks_of_different_origin_are_not_mixed(program, data, tmp_path):
     code, told = program(*other, "--overwrite")  # "single" would go, and not be done again
     assert code == 2 and "leave out --sequences" in told
     assert [folder.name for folder in (out / "res4_vos").iterdir()] == ["single"]
+    (out / "res4_origin.json").write_text("[]")  # no record
+    code, told = program(*other)
+    assert code == 2 and "another origin (differs: weights" in told
     assert program(*untrained(data, out, "--set", "seed=1"), "--overwrite")[0] == 0
     assert sorted(folder.name for folder in (out / "res4_vos").iterdir()) == ["pair", "single"]
 
