@@ -8,7 +8,7 @@ not grow any more (RLIMIT_FSIZE, as on a full disk), its data vanish, or all fil
 was set back, and it is killed; then the same command starts again.  At the end of every round weights, moments of the
 optimiser, masks and J&F must be those of the undisturbed run, to the last bit, and neither processes nor half-written
 files be left.
-For a fifth of the time a training runs undisturbed: memory, open files, threads and shared memory are drawn in
+For a tenth of the time a training runs undisturbed: memory, open files, threads and shared memory are drawn in
 OUT/soak.png (matplotlib).  Counts are written to OUT/soak.json.  Exit code 1: a promise was broken.
 """
 
@@ -40,7 +40,7 @@ SMALL = (
     "data.bad_share=0", "optim.precision=fp32", "validation.sequences=[]", "log.scalar_steps=1", "log.picture_steps=6",
     "log.checkpoint_steps=2",
 )  # fmt: skip
-STEPS, VALIDATIONS, TRIES, HANG = 12, 2, 8, 180
+STEPS, VALIDATIONS, TRIES, HANG = 12, 2, 16, 180
 #: what is done -> exit codes that may follow, besides 0 of a program that was faster
 ANSWERS = {
     "SIGKILL": {-signal.SIGKILL},
@@ -138,7 +138,7 @@ def attempt(kind, words, data, folder, seconds, draw):
     most_bytes = int(10 ** draw.uniform(2, 8.2)) if kind == "disk full" else None
     process = started(words, folder.parent / "cache", most_bytes)
     try:
-        out, err = process.communicate(timeout=draw.uniform(0, 1.05 * seconds) if kind and not done else HANG)
+        out, err = process.communicate(timeout=draw.uniform(0, seconds) if kind and not done else HANG)
     except subprocess.TimeoutExpired:
         try:
             done = disturb(kind, process, data, draw)
@@ -166,12 +166,16 @@ def outcome(folder):
     return found | {"J&F": (folder / "scores/scores.json").read_text()}
 
 
-def round_(data, folder, seconds, draw, counts):
-    """One disturbed round -> what went wrong, in words."""
+def round_(data, folder, seconds, draw, counts, end):
+    """One round, disturbed until the time `end` -> what went wrong, in words.
+
+    seconds: of each command, the shortest that was seen; lowered here.
+    """
     wrong = []
     for name, words in commands(data, folder).items():
-        kinds = [str(kind) for kind in draw.permutation([*ANSWERS, "SIGKILL", "SIGTERM"])[:TRIES]]
+        kinds = [str(kind) for kind in draw.choice([*ANSWERS], TRIES)]
         for kind in [*kinds, None]:
+            kind, begun = kind if time.time() < end else None, time.time()
             code, done, told = attempt(kind, words, data, folder, seconds[name], draw)
             done &= not (kind == "disk full" and code == 0)  # it never was
             counts[name, kind if done else "undisturbed", f"exit code {code}"] += 1
@@ -180,6 +184,7 @@ def round_(data, folder, seconds, draw, counts):
             if "Traceback" in told or code not in {0, *ANSWERS.get(kind, ())}:
                 wrong.append(f"{name}, {kind}: exit code {code}: {told[-1500:]}")
             if code == 0:
+                seconds[name] = min(seconds[name], time.time() - begun)
                 break
     return wrong
 
@@ -264,11 +269,11 @@ def main():
             raise UserError(f"{name}: exit code {code} without any disturbance; mend this first: {told[-2000:]}")
         seconds[name] = time.time() - begun
     wanted, rounds = outcome(work / "undisturbed"), 0
-    samples = watch(data, work / "steady", 12 * args.minutes)
+    samples = watch(data, work / "steady", 6 * args.minutes)
     draw_plot(samples, args.out / "soak.png")
     while time.time() < end:
         rounds, folder = rounds + 1, work / f"round{rounds}"
-        wrong += round_(data, folder, seconds, draw, counts)
+        wrong += round_(data, folder, seconds, draw, counts, end)
         found = outcome(folder)
         wrong += [f"round {rounds}: {name} differs" for name in wanted if found.get(name) != wanted[name]]
         wrong += [f"round {rounds}: left behind: {what}" for what in left_behind(folder)]
