@@ -203,11 +203,11 @@ def usage(pid):
     for each in (pid, *children(pid)):
         try:
             status = dict(line.split(":", 1) for line in Path(f"/proc/{each}/status").read_text().splitlines())
-            total["open files"] += len(os.listdir(f"/proc/{each}/fd"))
-        except OSError:
+            memory, shared = (int(status[part].split()[0]) / 1024 for part in ("RssAnon", "RssShmem"))
+            files = len(os.listdir(f"/proc/{each}/fd"))
+        except (OSError, KeyError):
             continue  # it ended meanwhile
-        total["memory, MB"] += int(status["RssAnon"].split()[0]) / 1024
-        total["shared memory, MB"] += int(status["RssShmem"].split()[0]) / 1024
+        total += Counter({"memory, MB": memory, "shared memory, MB": shared, "open files": files})
         total["threads"] += int(status["Threads"])
     return dict(total)
 
