@@ -146,8 +146,9 @@ class Run:
             raise ValueError("counts and scores must be numbers")
         if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
             self.best, self.score = {}, {}
-        self.starts = content.get("starts", 1) + 1
-        self.processes = content.get("processes", self.processes)
+        self.starts, self.processes = content.get("starts", 1) + 1, content.get("processes", self.processes)
+        if not all(isinstance(n, int) and n >= 1 for n in (self.starts, self.processes)):
+            raise ValueError("starts and processes must be 1 or more")
 
     def changed_processes(self):
         """What another number of processes than before changes, in words; "" where it is the same."""
