@@ -131,7 +131,7 @@ def rows(*titles):
         if len(cells) != 2:
             inside = False
         elif not inside:
-            inside = cells[0].startswith(titles)
+            inside = cells[0].startswith(titles) and cells[1] == "what happens"
         elif not cells[0].startswith("---"):
             found[cells[0]] = cells[1]
     return found
