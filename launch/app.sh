@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 if ! "$PYTHON" -c 'import gradio' 2>/dev/null; then
-    if [ "$PYTHON" != "$PWD/.venv/bin/python" ]; then
+    if [ "$(dirname "$PYTHON")" != "$PWD/.venv/bin" ]; then  # python or python3
         echo "error: the page needs gradio: $PYTHON -m pip install -r requirements-optional.txt" >&2
         exit 2
     fi
