@@ -306,7 +306,12 @@ def _collate(samples):
     """(a batch, "bad" of all its samples, the first error); without a batch where there is an error."""
     bad = [entry for sample in samples for entry in sample.pop("bad")]
     error = next((sample["error"] for sample in samples if "error" in sample), None)
-    return None if error else default_collate(samples), bad, error
+    try:
+        return None if error else default_collate(samples), bad, error
+    except RuntimeError as failure:
+        if "</torch_" not in str(failure):  # how torch calls a batch's place in shared memory
+            raise
+        return None, bad, f"no memory was left to hand a batch over ({failure}).  {MEMORY}"
 
 
 def _workers(batches):

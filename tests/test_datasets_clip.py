@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -317,6 +318,10 @@ def _out_of_memory():
     raise MemoryError
 
 
+def _no_shared_memory():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
 def _mistaken():
     raise UserError("clip.frames = 3: raise it\nor lower it")
 
@@ -325,6 +330,7 @@ HARM = {
     _killed: (UserError, "/dev/shm.*data.workers=0"),
     _left: (UserError, "died.*exited unexpectedly"),
     _out_of_memory: (UserError, "memory.*data.workers"),
+    _no_shared_memory: (UserError, "hand a batch over.*/dev/shm"),
     _mistaken: (UserError, "^clip.frames = 3: raise it\nor lower it$"),
     _wrong: (KeyError, "no such key"),
 }
