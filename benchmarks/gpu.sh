@@ -35,5 +35,5 @@ trap 'rm -rf "$run"' EXIT
     --set "schedule.steps=${STEPS:-60}" --set optim.precision=auto --set log.picture_steps=1000 "$@"
 echo; echo "== inference with that network on the sample set"
 "$PYTHON" infer_vos.py --checkpoint "$run/last.pth" --dataset sample --data data/sample --out "$run/masks" \
-    --device "$device" --no-vis $(small --sequences crabs)
+    --device "$device" --no-vis $(small --sequences forest-beetles)
 exit $status
