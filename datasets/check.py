@@ -25,8 +25,8 @@ from core.schedule import Progress
 from core.schema import RunConfig
 from datasets import clip, survey
 from datasets.readers import VideoReader
-from training.gradients import gradients
 from training.run import Run
+from training.step import gradients
 
 #: Training samples on the sheet, and details named below a line.
 SHOWN, NAMED = 6, 10

@@ -24,8 +24,6 @@ JOINT = "/"
 END = "//"
 #: characters of a line of a list: the longest path that Linux opens
 LONGEST = 4096
-#: A word of a list: in quotes, or without a space.
-WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 #: The first column of a training list: in quotes, up to a tab, or up to white space or a comma.
 COLUMN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\t]+)\t|([^\s,]+))""")
 #: Count up when the content of the cache, or how it is found, changes.
@@ -75,13 +73,6 @@ def list_entries(path: str | Path, root: Path) -> list[str]:
             "names with spaces or commas stand in quotes, or tabs separate the columns"
         )
     return entries
-
-
-def columns(line: str) -> list[str]:
-    """The words of a line that is not empty; names with spaces stand in quotes, or tabs separate them."""
-    if "\t" in line:
-        return [word.strip() for word in line.split("\t") if word.strip()]
-    return ["".join(groups) for groups in WORD.findall(line)]
 
 
 def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ Objects are born at the given masks: an id counts where no earlier mask holds it
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from core import palette
 from core.errors import UserError
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
-from datasets.listing import LONGEST, columns
+from datasets.listing import LONGEST
 from datasets.readers import UnreadableFrame, VideoReader
 from datasets.readers.frames import SUFFIXES
 from datasets.readers.frames import read_frame as decode
+
+#: A word of a list: in quotes, or without a space.
+WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,13 @@ def _columns(line, where):
         )
     image, mask = (*words, "-")[:2]
     return flag, image.lstrip("/"), None if mask == "-" else mask.lstrip("/")
+
+
+def columns(line: str) -> list[str]:
+    """The words of a line that is not empty; names with spaces stand in quotes, or tabs separate them."""
+    if "\t" in line:
+        return [word.strip() for word in line.split("\t") if word.strip()]
+    return ["".join(groups) for groups in WORD.findall(line)]
 
 
 def _listed(file, folder, rows):

@@ -24,7 +24,7 @@ from models.methods.ino_losses import (
 )
 from tests.small import ino_config, run_of
 from training import optim
-from training.gradients import gradients
+from training.step import gradients
 
 START = Progress(step=0, steps_per_epoch=5, total_steps=10)
 

@@ -1,8 +1,10 @@
-"""One step of the optimiser."""
+"""One step of the optimiser, with the gradients of a batch that is computed at once or part by part."""
+
+from contextlib import nullcontext
 
 from core import schedule
+from core.devices import autocast
 from training import optim
-from training.gradients import gradients
 
 
 def step(run, model, batch, progress):
@@ -21,3 +23,27 @@ def step(run, model, batch, progress):
     run.method.after_step(progress)
     run.step += 1
     return losses, lr
+
+
+def gradients(run, model, batch, progress):
+    """Replace the gradients of run.method by those of a batch's loss; waits for no result.  -> the losses by name.
+
+    model: run.method, or what averages its gradients over the processes.  The batch goes through it in data.accumulate
+    equal parts; the loss is the mean of theirs, and only one part's activations are in memory at a time.
+    """
+    count, precision = run.config.data.accumulate, run.config.optim.precision
+    batch = {name: value.to(run.device, non_blocking=True) for name, value in batch.items()}
+    parts = [dict(zip(batch, values)) for values in zip(*(value.chunk(count) for value in batch.values()))]
+    run.optimiser.zero_grad(set_to_none=True)
+    with autocast(run.device, precision):
+        parts = run.method.prepare(parts, progress)
+    means = {}
+    for number, part in enumerate(parts, 1):
+        # The backward pass of the last part averages the sum of all over the processes.
+        with nullcontext() if number == count or model is run.method else model.no_sync():
+            with autocast(run.device, precision):
+                losses = model(part)
+            run.scaler.scale(losses.total / count).backward()
+        for name, value in {"total": losses.total.detach(), **losses.terms}.items():
+            means[name] = means.get(name, 0.0) + value / count
+    return means

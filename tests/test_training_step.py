@@ -8,8 +8,8 @@ from core.errors import UserError
 from core.schedule import Progress
 from models.methods import crw, ino
 from tests.small import crw_config, ino_config, run_of
-from training.gradients import gradients
 from training.run import Run
+from training.step import gradients
 
 START = Progress(step=0, steps_per_epoch=5, total_steps=10)
 
