@@ -102,11 +102,7 @@ def claim(out, layer, origin, overwrite, some):
     """
     path, folders = out / f"{layer}_origin.json", [out / f"{layer}_{kind}" for kind in ("vos", "vis", "given")]
     if folders[0].exists():
-        try:
-            before = json.loads(path.read_text())
-            other = [name for name in origin if before.get(name) != origin[name]]
-        except (OSError, ValueError, AttributeError):
-            other = [*origin]
+        _, other = runner.recorded(path, origin)
         if other and (some or not overwrite):
             cure = "--overwrite for all sequences: leave out --sequences" if overwrite else "--overwrite"
             raise UserError(

@@ -19,7 +19,7 @@ from core.atomic import replacing
 from core.errors import UserError
 from core.palette import ids_in, overlay, write_indexed, write_picture
 from labelprop import pipeline
-from labelprop.runner import WAITING, followed, named, pairs, remove, whole_folder, writers
+from labelprop.runner import WAITING, followed, named, pairs, recorded, remove, whole_folder, writers
 
 MASKS, OVERLAY, PREVIEW, OBJECTS = RESULTS = "masks", "overlay.mp4", "preview.gif", "objects.json"
 GIVEN, RECORD = "given", "origin.json"
@@ -104,13 +104,8 @@ def finished(out: Path, origin: dict[str, Any], video: Path, overwrite: bool = F
     if video.resolve() in [(out / name).resolve() for name in RESULTS]:
         raise UserError(f"{video}: would be replaced by the results; name another --out")
     there = [name for name in RESULTS if (out / name).exists()]
-    try:
-        before = json.loads((out / RECORD).read_text())
-        before = before if isinstance(before, dict) else {}
-    except (OSError, ValueError):
-        before = {}
+    before, other = recorded(out / RECORD, origin)
     if there and not overwrite and before.get("frames", 0) is not None:  # None: broken off
-        other = [name for name in origin if before.get(name) != origin[name]]
         if other:
             raise UserError(
                 f"{out}: holds {', '.join(there)} of another origin (differs: {', '.join(other)}; see {RECORD}); name "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -235,3 +235,13 @@ def named(path, done):
 def remove(*folders):
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def recorded(path: Path, origin: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What a record of origin says ({} where there is none), and the names of what differs from `origin`."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = {}
+    before = before if isinstance(before, dict) else {}
+    return before, [name for name in origin if before.get(name) != origin[name]]
