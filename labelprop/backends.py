@@ -1,9 +1,9 @@
 """Soft masks of one frame from those of other frames, by one of several engines.
 
 An engine is a module with two functions:
-    prepare(features_hwD, first)        the frame in the form that the engine works on; first: the prepared first
+    prepare(features_hwD, first)        a frame in the form that the engine works on; first: the prepared first
                                         frame of the video, None for that frame itself
-    match(query, context, groups, cfg)  as walk.match, of prepared frames
+    match(query, context, groups, cfg)  as walk.match, for prepared frames
 Legend: N frames (0 = the reference), M channels, D feature dimensions, h w cells of the feature grid.
 """
 
@@ -22,7 +22,10 @@ BACKENDS = {"int8": int8, "windowed": windowed}
 
 
 def choose(backend: str, features: Tensor) -> ModuleType:
-    """The engine for features of this device and dtype.  Raises UserError for a backend unknown or unable to run."""
+    """The engine for the device and the dtype of these features.
+
+    Raises UserError for a backend that is unknown or cannot run.
+    """
     if backend in BACKENDS:
         return BACKENDS[backend]
     if backend not in ("auto", "triton"):
@@ -52,7 +55,8 @@ def propagate(
 
     query [D,h,w], keys [N,D,h,w]: features, unit norm over D; keys[0] is the reference frame.  labels [N,M,h,w]: soft
     masks of the key frames.  backend: "auto" (the fastest here), "int8" (float32, CPU), "triton" (float32, GPU of
-    compute capability 8.0 or higher) or "windowed" (any).  Raises UserError for a backend unknown or unable to run.
+    compute capability 8.0 or higher) or "windowed" (any).  Raises UserError for a backend that is unknown or cannot
+    run, ValueError for shapes that do not fit together.
     """
     engine = choose(backend, query_Dhw)
     (D, h, w), N, M = query_Dhw.shape, len(keys_NDhw), labels_NMhw.shape[1]
@@ -74,7 +78,7 @@ def prepared(features, engine):
 
 @torch.no_grad()
 def propagate_groups(query, context, groups, labels, cfg, engine):
-    """Soft masks of a frame, [hw,M] for each group of objects; M may differ.
+    """Soft masks [hw,M] of a frame for each group of objects; groups may differ in M.
 
     query, context, groups: as for walk.match.  labels: for each group the soft masks [hw,M] of its reference, then of
     its context frames.

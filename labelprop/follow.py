@@ -23,7 +23,7 @@ from labelprop.runner import WAITING, followed, named, pairs, recorded, remove, 
 
 MASKS, OVERLAY, PREVIEW, OBJECTS = RESULTS = "masks", "overlay.mp4", "preview.gif", "objects.json"
 GIVEN, RECORD = "given", "origin.json"
-#: how far a run is, as tqdm shows it; a log gets a line now and then
+#: tqdm's options for the progress of a run: a bar on a terminal, a line every 30 seconds in a log
 TERMINAL: dict[str, Any] = {
     "bar_format": "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_noinv_fmt}, {remaining} left"
 }
@@ -33,7 +33,11 @@ LOG: dict[str, Any] = {
 
 
 class Frame(Protocol):
-    """number: in the video.  name: of its mask.  seconds: when it is shown.  pixels: uint8 RGB [H,W,3]."""
+    """A frame of a video.
+
+    number: its place in the video, from 0.  name: of its mask file, without suffix.  seconds: when it is shown.
+    pixels: uint8 RGB [H,W,3].
+    """
 
     number: int
     name: str
@@ -44,7 +48,8 @@ class Frame(Protocol):
 class Task(Protocol):
     """A video and the objects to follow.
 
-    video: .path, .size = (H, W) and .frame(number) -> Frame.  length: of what is followed, None = not known.
+    video: has .path, .size = (H, W) and .frame(number) -> Frame.  length: the number of frames to follow, None = not
+    known.  fps: frames a second of the results.
     """
 
     video: Any
@@ -53,30 +58,33 @@ class Task(Protocol):
     fps: float
 
     def frames(self) -> Iterator[Frame]:
-        """The frames, one after another."""
+        """The frames to follow, one after another."""
 
     def given(self) -> dict[int, np.ndarray]:
-        """{place among the frames: ids}."""
+        """The masks: {place among the frames to follow: ids uint8 [H,W]}."""
 
 
 def carried(
     frames: Iterable[Frame], tracker: Any, given: dict[int, np.ndarray]
 ) -> Generator[tuple[Frame, np.ndarray, np.ndarray], None, None]:
-    """(frame, ids, confidence) of every frame, where later masks correct.
+    """Yield (frame, ids, confidence) of every frame; later masks may correct objects.
 
-    frames, given: as for Tracker.segment.  A later mask of new ids alone adds these objects.  One with an id that is
-    followed already replaces that object: tracking starts again there, from this mask and from the objects that it
-    lacks as they were tracked to this frame.
+    frames, given: as for Tracker.segment.  A later mask whose ids are all new adds these objects.  A later mask that
+    holds an id which is followed already corrects this object: tracking starts again at that frame, from the mask and
+    from the other objects as they were tracked up to this frame.
     """
     frames, known, restarts = iter(frames), set[int](), list[int]()
     for t, mask in sorted(given.items()):
         ids = ids_in(mask) - {0}
-        restarts += [t] if known & ids else []
+        if known & ids:
+            restarts.append(t)
         known |= ids
+    # The video is tracked in stretches.  Each stretch ends with the frame `end`, with which the next stretch begins.
     first, lead, start = 0, list[Frame](), given.get(0)
     for end in (*restarts, None):
         masks = {t - first: mask for t, mask in given.items() if t > first and (end is None or t < end)}
-        masks |= {} if start is None else {0: start}
+        if start is not None:
+            masks[0] = start
         rest = frames if end is None else islice(frames, end + 1 - first - len(lead))
         stretch, start = chain(lead, rest), None
         with closing(pairs(stretch, tracker, masks, lambda frame: frame.pixels, confidence=True)) as tracked:
@@ -91,21 +99,22 @@ def carried(
 
 
 def corrected(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """ids [H,W] with the objects of a mask [H,W] as they are there."""
+    """ids [H,W] in which the objects of a mask [H,W] are replaced by those of the mask."""
     return np.where(mask > 0, mask, np.where(np.isin(ids, list(ids_in(mask))), np.uint8(0), ids))
 
 
 def finished(out: Path, origin: dict[str, Any], video: Path, overwrite: bool = False) -> bool:
-    """Whether `out` holds the whole results of this origin; else it is made ready for them.
+    """Whether `out` holds the complete results of this origin; else what is left there is removed.
 
-    origin: everything that decides what the results are, as plain values.  The record says it of results that are
-    whole or on their way.  Raises UserError where other results would be lost, unless `overwrite`, or the video itself.
+    origin: everything that decides the results, as plain values.  A record in `out` holds the origin of its results.
+    Raises UserError where results of another origin would be lost and `overwrite` is false, and where the results
+    would replace the video itself.
     """
     if video.resolve() in [(out / name).resolve() for name in RESULTS]:
         raise UserError(f"{video}: would be replaced by the results; name another --out")
     there = [name for name in RESULTS if (out / name).exists()]
     before, other = recorded(out / RECORD, origin)
-    if there and not overwrite and before.get("frames", 0) is not None:  # None: broken off
+    if there and not overwrite and before.get("frames", 0) is not None:  # None: the results are incomplete
         if other:
             raise UserError(
                 f"{out}: holds {', '.join(there)} of another origin (differs: {', '.join(other)}; see {RECORD}); name "
@@ -119,7 +128,7 @@ def finished(out: Path, origin: dict[str, Any], video: Path, overwrite: bool = F
 
 
 def clear(out: Path) -> None:
-    """Remove results and their record, and what a killed program may have left of them."""
+    """Remove the results, their record, and unfinished files that a killed program may have left."""
     with named(out, "written to"):
         for name in (*RESULTS, RECORD):
             for path in (out / name, *out.glob(f".{name}.*")):
@@ -130,10 +139,11 @@ def clear(out: Path) -> None:
 
 
 def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: bool = False) -> None:
-    """Follow the objects of a task and say what is made; what is whole and of the same origin is left as it is.
+    """Follow the objects of a task, write the results into `out` and print where they are.
 
-    Writes masks/<name>.png, overlay.mp4, preview.gif and objects.json into `out` when all are complete, and then the
-    record of their origin; and given/ at once, the masks given and how they lie on their frames.
+    Results: masks/<name>.png, overlay.mp4, preview.gif and objects.json, which appear when all are complete.  The given
+    masks and overlays of them are in given/ from the start.  Complete results of the same origin are left as they are.
+    Raises UserError as `finished` does.
     """
     if finished(out, origin, task.video.path, overwrite):
         print(f"finished before: {out / OVERLAY}; --overwrite does it again")
@@ -153,13 +163,13 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
 
 
 def write_record(out: Path, origin: dict[str, Any], frames: int | None) -> None:
-    """Write what the results in `out` are made from, and of how many frames; None: they are on their way."""
+    """Record the origin of the results in `out` and their number of frames; None: they are not complete yet."""
     with replacing(out / RECORD) as part:
         part.write_text(json.dumps({**origin, "frames": frames}, indent=1) + "\n")
 
 
 def write_given(task: Task, folder: Path) -> None:
-    """Write the given masks as PNG, and as JPEG how they lie on their frames."""
+    """Write every given mask as PNG, and an overlay of it on its frame as JPEG."""
     for number, ids in task.masks.items():
         frame = task.video.frame(number)
         write_indexed(folder / f"{frame.name}.png", ids)
@@ -168,7 +178,7 @@ def write_given(task: Task, folder: Path) -> None:
 
 
 def write_results(results: Generator, task: Task, tracker: Any, out: Path) -> int:
-    """Write what `carried` yields, all or nothing; -> the number of frames."""
+    """Write the results that `carried` yields, all or nothing.  Returns the number of frames."""
     objects = sorted(set().union(*map(ids_in, task.masks.values())) - {0})
     preview, started, count = movies.Preview(), time.perf_counter(), 0
     height, width = task.video.size
@@ -202,7 +212,12 @@ def write_results(results: Generator, task: Task, tracker: Any, out: Path) -> in
 
 
 def measures(mask: np.ndarray, confidence: np.ndarray) -> dict[str, Any]:
-    """Of one object: area in pixels, box [x, y, width, height], mean confidence; the last two null where it is not."""
+    """Area in pixels, box [x, y, width, height] and mean confidence of one object, whose mask is bool [H,W].
+
+    box and confidence are None where the mask is empty.
+    """
     area = int(np.count_nonzero(mask))
-    box = list(cv2.boundingRect(mask.view(np.uint8))) if area else None
-    return {"area": area, "box": box, "confidence": round(float(confidence[mask].mean()), 4) if area else None}
+    if not area:
+        return {"area": 0, "box": None, "confidence": None}
+    box = list(cv2.boundingRect(mask.view(np.uint8)))
+    return {"area": area, "box": box, "confidence": round(float(confidence[mask].mean()), 4)}

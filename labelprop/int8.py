@@ -1,18 +1,18 @@
-"""Label propagation on CPUs that multiply 8-bit integers fast: they find the candidates, float32 decides.
+"""Label propagation on CPUs that multiply 8-bit integers fast: 8-bit products find candidates, float32 chooses.
 
-A frame's features are rounded to 8 bits once.  For each tile, an integer product gives the rounded similarities of its
-queries to all cells of its halo in all frames, and the best few cells of each query are computed again in float32.
-The largest possible error of a rounded similarity is known; where it could have changed the choice of a query, every
-cell in doubt is computed in float32.  The result can differ from float32's in ties, and where an error exceeds its
-bound, which has a probability of 10^-15 for a pair of cells.
+The features of a frame are rounded to 8 bits once.  For each tile, an integer product gives the rounded similarities
+of its queries to all cells of its halo in all frames, and the best few cells of each query are computed again in
+float32.  The largest possible error of a rounded similarity is known; where it could have changed the choice of a
+query, every cell in doubt is computed in float32.  The result can differ from that of float32 in ties, and where an
+error exceeds its bound, which has a probability of 10^-15 for a pair of cells.
 
 Two steps before rounding make the error small and its size known.  The mean feature of the video's first frame is
-subtracted: similar features share most of it, and a small remainder is rounded finely.  A random rotation mixes the
+subtracted: features share most of it, and the small remainder is rounded finely.  A random rotation mixes the
 channels: it changes no similarity, and makes the rounding errors of two cells independent.  The error of a product is
 then a sum of many small random terms, normal with a known sigma; DOUBT sigmas are allowed for.
 
 Legend: N frames, A x B positions (rows and columns of a halo), Q queries of a tile, D feature dimensions,
-C chosen candidates, k = top_k.  A score is a rounded similarity in units of its query's scale.
+C chosen candidates, k = top_k.  A score is a rounded similarity in units of the query's scale.
 """
 
 import math
@@ -24,22 +24,23 @@ from torch import Tensor
 
 from labelprop import walk
 
-#: the bound of the error, in sigmas; a pair's error is larger with a probability of 10^-15
+#: the bound of the error, in sigmas; the error of a pair exceeds it with a probability of 10^-15
 DOUBT = 8.0
-#: beyond top_k: positions whose scores are compared, and candidates that are computed in float32
+#: how many more than top_k: positions whose scores are compared frame by frame, and candidates computed in float32
 POSITIONS, CANDIDATES = 22, 40
 #: numbers that are computed at a time, one megabyte
 IN_CACHE = 2**18
-#: cells of a whole reference that count as one position
+#: consecutive cells of a whole reference frame that count as one position
 TOGETHER = 8
 
 
 class Frame:
-    """One frame as this engine prepares it; first: the Frame of the video's first frame, None for that one.
+    """The features of a frame, and the same features rounded to 8 bits.
 
-    features [h,w,D]; mean [D] of the video's first frame.  codes int8 [h,w,D] * scales [h,w,1] are nearly the features
-    after the mean is subtracted and the channels are rotated; norms [h,w] are their lengths then.  offsets [h,w,1]:
-    products of the features with the mean.  widest: the largest scale and the largest norm.
+    features [h,w,D]: float32.  mean [D]: the mean feature of the video's first frame.  codes int8 [h,w,D], scales
+    [h,w,1]: codes * scales approximate the features after the mean is subtracted and the channels are rotated; norms
+    [h,w] are the lengths of these vectors.  offsets [h,w,1]: dot products of the features and the mean.  largest_scale,
+    largest_norm: over all cells.  first: the Frame of the video's first frame; None for that frame itself.
     """
 
     def __init__(self, features_hwD: Tensor, first: "Frame | None"):
@@ -51,7 +52,7 @@ class Frame:
         self.codes = (centred / self.scales).round_().to(torch.int8)
         self.offsets = (self.features @ self.mean)[..., None]
         self.norms = centred.norm(dim=-1)
-        self.widest = float(self.scales.max()), float(self.norms.max())
+        self.largest_scale, self.largest_norm = float(self.scales.max()), float(self.norms.max())
         self.keys = self.codes, self.scales, self.offsets
 
 
@@ -67,9 +68,9 @@ def random_rotation(D):
 
 
 class Queries:
-    """The queries of a tile: codes int8 [D,Q], features [D,Q], scale and norm [Q].
+    """The queries of a tile: codes int8 [D,Q], features [D,Q], scale, norm and shift [Q].
 
-    similarity = score * scale + shift [Q], nearly.
+    score * scale + shift approximates a similarity.
     """
 
     def __init__(self, frame, tile):
@@ -79,8 +80,9 @@ class Queries:
         self.shift = cut(frame.offsets)[:, 0] - frame.mean.square().sum()
 
     def doubt(self, frames):
-        """By how much the rounded similarity to a cell of these frames may be wrong [Q]."""
-        key_scale, key_norm = (max(widest) for widest in zip(*(frame.widest for frame in frames)))
+        """The largest error [Q] of a rounded similarity to any cell of these frames."""
+        key_scale = max(frame.largest_scale for frame in frames)
+        key_norm = max(frame.largest_norm for frame in frames)
         # Both vectors' roundings are uniform over one step: variance step^2 / 12 a channel.
         both = len(self.codes) * (self.scale * key_scale) ** 2 / 144
         variance = (self.scale * key_norm) ** 2 / 12 + (key_scale * self.norm) ** 2 / 12 + both
@@ -91,8 +93,8 @@ class Queries:
 class Source:
     """Scores [A,N,B,Q] from which candidates are selected; only the frames from `first` on count.
 
-    cells [A,N-first,B]: flat indices into a group's list of frames; all cells of one n are of one frame.
-    outside bool [A*B,Q]: whether a position is outside the window; None: there is no window.
+    cells [A,N-first,B]: flat indices into a group's list of frames; the cells of one n belong to one frame.
+    outside bool [A*B,Q]: whether a position is outside the window of a query; None: no window.
     """
 
     scores: Tensor
@@ -104,12 +106,12 @@ class Source:
 class Int8:
     """Scorer of labelprop/walk.py with rounded scores; `best` computes every cell in doubt again in float32."""
 
-    BY_COLUMN = True  # frames are laid side by side once for all tiles of a column
+    BY_COLUMN = True  # all tiles of a column share the frames that `_side_by_side` lays out
 
     def __init__(self, query, slots, cfg):
         self.query, self.slots, self.cfg = query, slots, cfg
-        self.memory = {}  # see _room
-        self.columns, self.bands = None, {}  # see _band
+        self.memory = {}  # {name: flat tensor}, see _room
+        self.columns, self.bands = None, {}  # a halo's columns (a slice), and the keys of frames there
 
     @staticmethod
     def side(device, cfg):
@@ -126,7 +128,7 @@ class Int8:
 
     def near(self, frames, slot):
         if frames:
-            keys = [part[self.tile.halo[0]] for part in self._band(frames)]
+            keys = [part[self.tile.halo[0]] for part in self._side_by_side(frames)]
             self._score(keys, self.scores[:, slot : slot + len(frames)])
 
     def best(self, frames, slot):
@@ -136,12 +138,15 @@ class Int8:
         features = [frame.features.flatten(0, 1) for frame in frames]
         return select(sources, self.queries, self.queries.doubt(frames), features, self.cfg.top_k)
 
-    def _band(self, frames):
-        """Keys [h,N,B,-]: the halo's columns of all frames side by side, so that any of its rows are one matrix."""
-        which = id(frames[0]), len(frames)  # consecutive frames of one video
+    def _side_by_side(self, frames):
+        """Codes [h,N,B,D], scales and offsets [h,N,B,1] of the halo's columns in consecutive frames of one video.
+
+        The frames lie side by side, so that any rows of the halo are one matrix.
+        """
+        which = id(frames[0]), len(frames)
         if which not in self.bands:
-            parts = ([part[:, self.columns] for part in of_all] for of_all in zip(*(f.keys for f in frames)))
-            self.bands[which] = [torch.stack(part, dim=1) for part in parts]
+            parts = zip(*(frame.keys for frame in frames))
+            self.bands[which] = [torch.stack([each[:, self.columns] for each in part], dim=1) for part in parts]
         return self.bands[which]
 
     def _cells(self, N):
@@ -152,29 +157,32 @@ class Int8:
         return (torch.arange(first, first + N)[:, None] * h + y[:, None, None]) * w + x
 
     def _whole(self, frame):
-        """A whole frame as a Source: TOGETHER cells in a row stand for frames at one position."""
+        """A whole frame as a Source: TOGETHER consecutive cells are one position, as if in TOGETHER frames."""
         keys = [part.flatten(0, 1)[:, None, None] for part in frame.keys]
         count, blocks = len(keys[0]), -(-len(keys[0]) // TOGETHER)
         scores = self._room("whole", (blocks * TOGETHER, 1, 1, len(self.queries.scale)))
         self._score(keys, scores[:count])
-        scores[count:] = -torch.inf
+        scores[count:] = -torch.inf  # the last block may reach past the frame
         cells = torch.arange(len(scores)).clamp(max=count - 1)
         return Source(scores.view(blocks, TOGETHER, 1, -1), 0, cells.view(blocks, TOGETHER, 1), None)
 
     def _score(self, keys, out):
-        """Writes the scores of the queries with keys, codes, scales and offsets [A,N,B,-], to `out` [A,N,B,Q]."""
+        """Write the scores of the queries with keys to `out` [A,N,B,Q].
+
+        keys: codes [A,N,B,D], scales [A,N,B,1] and offsets [A,N,B,1].
+        """
         A, N, B, Q = out.shape
         inverse = 1 / self.queries.scale
         # A few rows at a time: the products are still in the core's cache when they are scaled.
-        some = max(1, IN_CACHE // (N * B * Q))
-        for first in range(0, A, some):
-            codes, scales, offsets, scores = (part[first : first + some] for part in (*keys, out))
+        rows = max(1, IN_CACHE // (N * B * Q))
+        for first in range(0, A, rows):
+            codes, scales, offsets, scores = (part[first : first + rows] for part in (*keys, out))
             products = self._room("products", scores.shape, torch.int32)
             torch._int_mm(codes.flatten(0, 2), self.queries.codes, out=products.view(-1, Q))
             torch.mul(products, scales, out=scores).addcmul_(offsets, inverse)
 
     def _room(self, name, shape, dtype=torch.float32):
-        """Memory for numbers of some shape, kept from tile to tile."""
+        """An uninitialised tensor of a shape, in memory that is kept under a name from tile to tile."""
         size = math.prod(shape)
         if name not in self.memory or self.memory[name].numel() < size:
             self.memory[name] = torch.empty(size, dtype=dtype)
@@ -186,9 +194,9 @@ match = partial(walk.match, Int8)
 
 
 def select(sources, queries, doubt, frames, k):
-    """The k most similar cells of each query: similarities in float32 and cells, [<=k,Q], sorted.
+    """The k most similar cells of each query: similarities in float32 and cells, both [<=k,Q], best first.
 
-    doubt [Q]; frames: features [hw,D] of the list that cells are indices of.
+    doubt [Q]: as from Queries.doubt.  frames: the features [hw,D] of each frame; cells are flat indices into this list.
     """
     values, cells, bounds = zip(*(_shortlist(source, k + POSITIONS) for source in sources))
     values, cells = torch.cat(values), torch.cat(cells)
@@ -197,17 +205,17 @@ def select(sources, queries, doubt, frames, k):
     exact = _exact(cells, queries, frames).masked_fill_(values == -torch.inf, -torch.inf)
     exact, order = exact.topk(min(k, len(exact)), dim=0)
     cells = cells.gather(0, order)
-    # The best similarity that a cell may have which was not computed.
+    # The highest similarity that a cell may have which was not computed in float32.
     bound = torch.stack([bound, *bounds]).amax(0) * queries.scale + queries.shift + doubt
     unsure = (bound > exact[-1]).nonzero()[:, 0]
     if len(unsure):
-        least = (exact[-1] - queries.shift - doubt) / queries.scale
+        least = (exact[-1] - queries.shift - doubt) / queries.scale  # a cell of a lower score is not among the k best
         exact[:, unsure], cells[:, unsure] = _all_in_doubt(sources, queries, frames, least, unsure, k)
     return exact, cells
 
 
 def _largest(values, count):
-    """The largest `count` of each column of values, their rows, and the largest of the others (-inf: none)."""
+    """The largest `count` values of each column, their rows, and the largest of the other values (-inf: none)."""
     best, row = values.topk(min(count + 1, len(values)), dim=0)
     if len(values) <= count:
         return best, row, values.new_full(values.shape[1:], -torch.inf)
@@ -215,7 +223,11 @@ def _largest(values, count):
 
 
 def _shortlist(source, count):
-    """Scores and cells at the `count` best positions, both [count*N,Q], and the best score of the others [Q]."""
+    """The scores of all frames at the best positions of each query, and the best score elsewhere.
+
+    A position counts as its best frame.  Returns scores and cells at `count` positions, both [count*N,Q], and the best
+    score at the other positions [Q].
+    """
     A, N, B, Q = source.scores.shape
     best = source.scores[:, source.first :].amax(1).flatten(0, 1)
     if source.outside is not None:
@@ -231,8 +243,8 @@ def _shortlist(source, count):
 
 
 def _exact(cells, queries, frames):
-    """Similarities in float32 of the queries with their cells [C,Q]."""
-    # Queries of a tile mostly want the same cells: each is fetched from its frame once.
+    """Similarities [C,Q] in float32 of each query to its cells [C,Q]."""
+    # Queries of a tile mostly want the same cells: each cell is fetched from its frame once.
     wanted, where = cells.unique(return_inverse=True)
     size = len(frames[0])
     edges = torch.searchsorted(wanted, torch.arange(len(frames) + 1) * size).tolist()
@@ -250,9 +262,9 @@ def _exact(cells, queries, frames):
 
 
 def _all_in_doubt(sources, queries, frames, least, unsure, k):
-    """For the queries `unsure`, every cell whose score is `least` [Q] or more, in float32.
+    """The k best cells of the queries `unsure` (indices), found among all cells whose score is `least` [Q] or more.
 
-    Returns similarities and cells of the k best, [k,len(unsure)].
+    Returns similarities in float32 and cells, both [k,len(unsure)].
     """
     features, size, least = queries.features[:, unsure], len(frames[0]), least[unsure]
     values, cells = [], []
@@ -261,11 +273,12 @@ def _all_in_doubt(sources, queries, frames, least, unsure, k):
         if source.outside is not None:
             inside = ~source.outside.index_select(1, unsure)
             wanted &= inside.view(len(wanted), 1, -1, len(unsure))
-        rows = wanted.any(3)
+        by_any = wanted.any(3)  # a cell that one of the queries wants is computed for all of them
         for n in range(wanted.shape[1]):
-            cell = source.cells[:, n][rows[:, n]]
+            chosen = by_any[:, n]
+            cell = source.cells[:, n][chosen]
             keys = frames[source.cells[0, n, 0] // size].index_select(0, cell % size)
-            values.append((keys @ features).masked_fill_(~wanted[:, n][rows[:, n]], -torch.inf))
+            values.append((keys @ features).masked_fill_(~wanted[:, n][chosen], -torch.inf))
             cells.append(cell)
     values, row = torch.cat(values).topk(k, dim=0)
     return values, torch.cat(cells)[row]

@@ -1,6 +1,6 @@
 """Threads beside the main loop: results in order, a bounded number in advance.
 
-Close the generators `in_order` and `ahead` (contextlib.closing), and none of their threads is left.
+Close the generators `in_order` and `ahead` (contextlib.closing): this ends their threads.
 """
 
 from collections import deque
@@ -17,8 +17,8 @@ _END = object()
 def in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int) -> Generator:
     """function(item) for every item, in order, computed by the pool's threads, at most `depth` in advance.
 
-    The caller's thread makes the items.  An error in an item or in the function is raised in its place; calls that
-    have begun by then are waited for, the others are dropped.
+    The caller's thread makes the items.  An error of the items or of the function is raised in place of its result;
+    then calls that have begun are waited for, and all others are dropped.
     """
     pending: deque[Future] = deque()
     try:
@@ -33,7 +33,7 @@ def in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, dept
 
 
 def ahead(items: Generator, depth: int) -> Generator:
-    """The items of a generator, in order, made by one thread up to `depth` in advance; 0: by the caller's thread."""
+    """The items of a generator, in order, made in a thread up to `depth` in advance; 0: in the caller's thread."""
     with closing(items):
         if depth == 0:
             yield from items
@@ -54,5 +54,5 @@ def one_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        # What a thread sets for itself is also what threads started later would begin with.
+        # The pool's threads have also set the number that threads started later begin with: set it back.
         torch.set_num_threads(torch.get_num_threads())

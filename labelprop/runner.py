@@ -21,7 +21,7 @@ from core.errors import UserError
 from core.palette import overlay, read_ids, write_indexed, write_picture
 from labelprop import pipeline
 
-#: masks and frames that wait to be written: bounds the memory
+#: how many masks and frames may wait to be written; this bounds the memory
 WAITING = 8
 
 
@@ -31,13 +31,13 @@ class Sequence(Protocol):
     name: str
     length: int
     frame_names: tuple[str, ...]  # [T], names of the masks without suffix
-    written: tuple[bool, ...]  # [T]
+    written: tuple[bool, ...]  # [T], whether the mask of a frame is written
 
     def frames(self):
-        """Iterator of uint8 RGB [H,W,3]."""
+        """Iterator of all frames, uint8 RGB [H,W,3]."""
 
     def given(self):
-        """{frame index: ids uint8 [H,W]}."""
+        """The given masks: {frame index: ids uint8 [H,W]}."""
 
 
 def run(
@@ -45,12 +45,12 @@ def run(
     overwrite: bool = False, visuals: bool = True, quiet: bool = False, rank: int = 0, world: int = 1,
     after_frame: Callable[[], None] = lambda: None,
 ) -> Path:  # fmt: skip
-    """Segment every sequence -> the folder of masks, <out>/<layer>_vos.
+    """Segment every sequence.  Returns the folder of masks, <out>/<layer>_vos.
 
-    tracker: labelprop.Tracker.  Writes <layer>_vos/<sequence>/<frame>.png and, with visuals,
-    <layer>_vis/<sequence>/<frame>.jpg.  A finished sequence is left out, unless overwrite or its given masks or its
-    frames have changed.  quiet: say nothing.  rank, world: this process and how many share the sequences.
-    after_frame: called after every frame; an error that it raises ends the run.
+    tracker: labelprop.Tracker.  Writes <layer>_vos/<sequence>/<frame>.png and, with visuals, the overlays
+    <layer>_vis/<sequence>/<frame>.jpg.  A finished sequence is left out, unless overwrite is true or its given masks or
+    its frames have changed.  quiet: print nothing.  rank, world: the number of this process, and of all processes that
+    share the sequences.  after_frame: called after every frame; an error that it raises ends the run.
     """
     out, mine = Path(out), dealt(sequences, rank, world)
     frames = sum(sequence.length for sequence in mine)
@@ -87,14 +87,15 @@ def run(
 
 
 def dealt(sequences: list[Sequence], rank: int, world: int) -> list[Sequence]:
-    """The share of one of `world` processes.  The longest go first: begun last, one would keep all waiting."""
+    """The share of one of `world` processes.  Several begin with the longest: begun last, it would keep all waiting."""
     return sorted(sequences, key=lambda sequence: -sequence.length)[rank::world] if world > 1 else sequences
 
 
 def segment(sequence, tracker, given, vos, vis, pool, tick):
-    """Write the masks of one sequence into folder vos, overlays into vis (None: none); tick() after each frame.
+    """Write the masks of one sequence into folder vos, overlays into vis (None: none); call tick() after each frame.
 
-    given: sequence.given().  While the device computes, the tracker reads ahead and the pool writes behind.
+    given: sequence.given().  While the device computes, a thread of the tracker reads the next frames, and the threads
+    of the pool write the last masks.
     """
 
     def rows(masked):
@@ -114,7 +115,10 @@ def segment(sequence, tracker, given, vos, vis, pool, tick):
 
 
 def pairs(frames, tracker, given, pixels=lambda frame: frame, **options):
-    """(frame, what tracker.segment yields for it), frame after frame.  pixels(frame): its picture; options: to it."""
+    """Yield (frame, result) for every frame: the result that tracker.segment yields for it.
+
+    pixels(frame): the picture of a frame, uint8 RGB [H,W,3].  options: further arguments of tracker.segment.
+    """
     unmasked = deque()  # frames that were read and have no mask yet
 
     def read():
@@ -128,20 +132,20 @@ def pairs(frames, tracker, given, pixels=lambda frame: frame, **options):
 
 
 def write(name, ids, frame, vos, vis):
-    """One mask and, unless vis is None, one overlay."""
+    """Write one mask and, unless vis is None, one overlay."""
     write_indexed(vos / f"{name}.png", ids)
     if vis is not None:
         write_picture(vis / f"{name}.jpg", overlay(frame, ids))
 
 
 def writers(device) -> int:
-    """How many threads encode masks and overlays: few beside a CPU that computes, more beside a GPU."""
+    """How many threads encode masks and overlays: few where the CPU also runs the network, more beside a GPU."""
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes of this machine
     return 2 if device.type == "cpu" else max(2, min(8, cores - 2))
 
 
 def followed(given: dict[int, np.ndarray]) -> str:
-    """The given objects: "2 objects: 1 (4149 px), 2 (4200 px)"; of more than 8, the first and the last."""
+    """The given objects in words: "2 objects: 1 (4149 px), 2 (4200 px)"; of more than 8, the first and the last."""
     sizes: dict[int, str] = {}
     for ids in given.values():
         for id, px in enumerate(np.bincount(ids.ravel())):
@@ -154,10 +158,10 @@ def followed(given: dict[int, np.ndarray]) -> str:
 
 
 class Results:
-    """The masks and overlays of one sequence on disk, and a record of the masks and frames that they are made from.
+    """The masks and overlays of one sequence on disk, and a record of the given masks and frames they are made from.
 
-    The record is removed before the masks are replaced, and written afterwards.  So masks with a record are whole and
-    made from what it says, whatever happened before.
+    The record is removed before the masks are replaced, and written afterwards.  So masks with a record are complete
+    and made from the masks and frames of the record, even after a crash.
     """
 
     def __init__(self, out: Path, layer: str, sequence: Sequence, given: dict[int, np.ndarray], visuals: bool):
@@ -171,7 +175,7 @@ class Results:
         }
 
     def outdated(self) -> str | None:
-        """Why the sequence has to be segmented ("": it never was); None where its results are whole and up to date."""
+        """Why the sequence must be segmented ("": it never was); None where its results are complete and up to date."""
         if not self.masks.is_dir():
             return ""
         try:
@@ -190,7 +194,7 @@ class Results:
 
     @contextmanager
     def replaced(self) -> Iterator[tuple[Path, Path | None]]:
-        """with results.replaced() as (vos, vis): fill the folder of masks and, unless None, that of overlays."""
+        """with results.replaced() as (vos, vis): fill vos with masks and, unless it is None, vis with overlays."""
         if not self.visuals:  # overlays of an earlier run would not belong to these masks
             remove(self.overlays)
         with whole_folder(self.masks) as vos, whole_folder(self.overlays) if self.visuals else nullcontext() as vis:
@@ -205,7 +209,7 @@ class Results:
 def whole_folder(place: Path) -> Iterator[Path]:
     """with whole_folder(place) as part: fill the folder `part`; afterwards it is renamed to place.
 
-    On an error `part` is removed and what stood at place stays.  No empty folder is left around it.
+    On an error `part` is removed and an earlier folder at place stays.  A parent folder that is empty then is removed.
     """
     part, old = (place.with_name(f".{place.name}.{suffix}") for suffix in ("part", "old"))
     remove(part, old)  # a killed program may have left them
@@ -238,7 +242,7 @@ def remove(*folders):
 
 
 def recorded(path: Path, origin: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What a record of origin says ({} where there is none), and the names of what differs from `origin`."""
+    """The content of a record of origin ({}: no record), and the keys of `origin` whose values differ from it."""
     try:
         before = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Label propagation by the kernels of labelprop/triton_kernel.py: the tables they work from, and their launch.
+"""Label propagation by the kernels of labelprop/triton_kernel.py: their tables and their launch.
 
 Legend: D feature dimensions, h w cells of the feature grid, k = top_k.
 """
@@ -18,14 +18,14 @@ from core.schema import Propagation
 from labelprop import triton_kernel, walk
 
 CELLS, BLOCK = triton_kernel.CELLS.value, triton_kernel.BLOCK.value
-SCRATCH = 2**26  # maxima in memory at a time, about
+SCRATCH = 2**26  # maxima that are in memory at a time, about
 
 
 class Frame:
-    """Features of unit norm over D as the kernels want them.
+    """Features of unit norm over D in fp32 and in fp16.
 
-    full [h,w,D] fp32; half [h,w,D'] fp16, padded with zeros to a multiple of BLOCK; lost: length of the longest vector
-    that rounding to half took from a cell, a tensor of one number.
+    full [h,w,D]: fp32.  half [h,w,D']: fp16, padded with zeros to a multiple of BLOCK.  lost: the norm of the largest
+    rounding error, full - half, of all cells; a tensor of one number.
     """
 
     def __init__(self, features_hwD: Tensor, first: "Frame | None"):
@@ -48,18 +48,19 @@ class Shape:
     P: int
     warps: int
     stages: int
-    registers: int | None = None  # a thread's at most, where that puts two tiles on a multiprocessor
+    registers: int | None = None  # at most, for each thread; so few let a multiprocessor run two tiles at a time
 
 
-#: what _fastest chooses from, the safest first
+#: the shapes that _fastest chooses from, the safest first
 SHAPES = (Shape(128, 128, 8, 3, 128), Shape(128, 128, 8, 4), Shape(64, 128, 4, 3), Shape(128, 256, 8, 3))
 
 
 class Plan:
-    """The grid cut into the tiles, of Q cells at most, that together have the fewest candidates; as int32 tensors.
+    """The tiles of a grid as int32 tensors: Q cells at most each, cut so that all tiles together have few candidates.
 
-    queries [tiles,Q]: the cells of a tile, then -1.  near [tiles,chunks*P/CELLS]: the groups of CELLS cells that the
-    windows of a tile touch, then numbers past the grid.  filled [tiles]: chunks of a tile that hold any group.
+    queries [tiles,Q]: the cells of a tile, filled up with -1.  near [tiles,chunks*P/CELLS]: the groups of CELLS cells
+    that the windows of a tile touch, filled up with numbers past the grid.  filled [tiles]: how many chunks of a tile
+    hold a group.
     """
 
     def __init__(self, h: int, w: int, cfg: Propagation, Q: int, P: int, device: torch.device):
@@ -70,8 +71,8 @@ class Plan:
             queries.append(cells[tile.queries].flatten())
             near.append((cells[tile.halo].flatten()[inside] // CELLS).unique())
         chunks = [-(-len(groups) * CELLS // P) for groups in near]
-        padded = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
-        tables = padded(queries, Q, -1), padded(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
+        filled_up = lambda lists, size, value: torch.stack([F.pad(x, (0, size - len(x)), value=value) for x in lists])
+        tables = filled_up(queries, Q, -1), filled_up(near, max(chunks) * P // CELLS, h * w), torch.tensor(chunks)
         self.queries, self.near, self.filled = (table.to(device, torch.int32) for table in tables)
 
 
@@ -81,9 +82,9 @@ _plan = lru_cache(maxsize=64)(Plan)
 class Work:
     """The search for one frame.
 
-    halves, fulls: addresses of the features in fp16 and in fp32, of the query, the context frames and each group's
-    reference.  own_frames: how many of the last context frames each group has.  slack: by how much a score in fp16
-    may be wrong, a tensor of one number.  frames, groups: how many there are.
+    halves, fulls: memory addresses of the fp16 and of the fp32 features of the query, then of the context frames, then
+    of each group's reference.  own_frames: how many of the last context frames each group has.  slack: the largest
+    error of a score in fp16, a tensor of one number.  frames, groups: the number of context frames and of groups.
     """
 
     def __init__(self, query: Frame, context: list[Frame], groups: list[walk.Group], cfg: Propagation):
@@ -96,9 +97,9 @@ class Work:
         table = torch.tensor(
             [halves, fulls, own_frames + [0] * (len(frames) - len(groups))], pin_memory=device.type == "cuda"
         )
-        # From pinned memory the host need not wait for the copy.
+        # The table is in pinned memory: the host need not wait for the copy.
         self.halves, self.fulls, self.own_frames = table.to(device, non_blocking=True)
-        # What rounding took from two vectors (1% for norms that are not quite 1), and from the sums of their products.
+        # Rounding changes both vectors of a product (1% more for norms that are not quite 1), and the sums of products.
         self.slack = 2.02 * torch.stack([frame.lost for frame in frames]).amax() + D * 2**-23
 
 
@@ -111,18 +112,18 @@ def obstacle(device):
         return None if knobs.runtime.interpret else "it needs a GPU, or Triton's interpreter (TRITON_INTERPRET=1)"
     if device.type != "cuda" or torch.version.cuda is None:
         return f"it needs an NVIDIA GPU, not {device.type}"
-    if torch.cuda.get_device_capability(device) < (8, 0):  # copies that the product need not wait for begin there
+    if torch.cuda.get_device_capability(device) < (8, 0):  # older GPUs have no asynchronous copies
         return f"{torch.cuda.get_device_name(device)} is too old: its compute capability must be 8.0 or higher"
     try:
         runtime.driver.active.get_current_device()
-    except Exception as error:  # whatever keeps it from starting, a missing C compiler for example
+    except Exception as error:  # anything may keep Triton from starting, a missing C compiler for example
         return f"Triton does not start here: {error}"
     return None
 
 
 @torch.no_grad()
 def match(query, context, groups, cfg):
-    """As walk.match, on frames from `prepare`."""
+    """As walk.match, for frames from `prepare`."""
     hw = query.full.shape[0] * query.full.shape[1]
     scores, cells, _ = search(query, context, groups, cfg)
     return [
@@ -132,11 +133,11 @@ def match(query, context, groups, cfg):
 
 
 def search(query, context, groups, cfg, shape=None):
-    """The top_k candidates of every query cell: scores fp32 and cells int64, [groups,k,hw], sorted.
+    """The top_k candidates of every query cell: scores fp32 and cells int64, both [groups,k,hw], best first.
 
-    Arguments as for match; shape: None = the fastest.  Cells are flat indices into the list of a group's reference,
-    then its frames; missing ones score -inf.  The third result, int32 [groups,hw]: how many groups of cells were
-    scored in fp32.
+    The arguments are those of match; shape: None = the fastest.  Cells are flat indices into the list of a group's
+    reference, then its context frames; missing candidates score -inf.  The third result, int32 [groups,hw], is how
+    many groups of cells were scored in fp32.
     """
     work = Work(query, context[len(context) - groups[0].frames :], groups, cfg)
     with torch.cuda.device_of(query.full):
@@ -144,11 +145,11 @@ def search(query, context, groups, cfg, shape=None):
 
 
 def _run(shape, work):
-    """scores, cells, visits, as search returns them; as many tiles at a time as SCRATCH has room for."""
+    """The three results of search, computed with one shape for as many tiles at a time as SCRATCH has room for."""
     (h, w, D), cfg, device = work.query.full.shape, work.cfg, work.query.full.device
     plan = _plan(h, w, cfg, shape.Q, shape.P, device)
-    # A slot is a context frame or a reference, and open without a window.  A query has a column for each chunk of each
-    # slot, those of the open slots last.
+    # A slot is a context frame or a group's reference.  Near slots are searched inside the window only, open slots
+    # everywhere.  A query has a column of maxima for each chunk of each slot; the columns of open slots come last.
     near_chunks, open_chunks = plan.near.shape[1] * CELLS // shape.P, -(-h * w // shape.P)
     near_slots, open_slots = work.frames, work.groups
     if cfg.window_reference:
@@ -162,7 +163,7 @@ def _run(shape, work):
     tables = plan.queries, plan.near, plan.filled, maxima, tops
     scores = torch.empty(work.groups, cfg.top_k, h * w, device=device)
     found = scores, torch.empty_like(scores, dtype=torch.long), torch.empty_like(scores[:, 0], dtype=torch.int32)
-    # LIMIT: the largest distance inside the window, squared where it is ROUND
+    # LIMIT: the largest distance inside the window; of ROUND windows, the squared distance
     limit = {"square": cfg.radius, "disc": cfg.radius**2 - 1, "closed_disc": cfg.radius**2}[cfg.window]
     constants = {"Q": shape.Q, "P": shape.P, "ROUND": cfg.window != "square", "LIMIT": limit}
     for first in range(0, len(plan.queries), step):
@@ -177,7 +178,7 @@ def _run(shape, work):
             first, work.frames, open_slots, near_chunks, open_chunks, h * w, w,
             D=D, **constants, CHUNKS=chunks, BITS=max(8, (chunks * members - 1).bit_length()),
             TOP_K=cfg.top_k, K=_power_of_2(cfg.top_k), TAKE=4,
-            # a warp a query, as many as fit, while what it keeps of the chunks leaves it the registers
+            # One warp a query, with so few registers that many warps fit.  The maxima of many chunks need four warps.
             **({"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}),
         )  # fmt: skip
     return found
@@ -191,7 +192,7 @@ _fastest_known: dict = {}
 
 
 def _fastest(work):
-    """The shape that does this work soonest, tried out when the context is half full; until then the first."""
+    """The fastest shape for this work, measured once the context is half full; until then the first shape."""
     key = work.query.full.shape, work.query.full.device, work.cfg
     if key not in _fastest_known:
         if work.query.full.device.type == "cpu" or 2 * work.frames < work.cfg.context:
@@ -200,15 +201,15 @@ def _fastest(work):
 
         times = {}
         for shape in SHAPES:
-            with suppress(OutOfResources):  # the card has no room for it
+            with suppress(OutOfResources):  # the GPU has too little shared memory for this shape
                 times[shape] = _milliseconds(partial(_run, shape, work))
         _fastest_known[key] = min(times, key=times.get)
     return _fastest_known[key]
 
 
-def _milliseconds(work, repeats=5):
-    """The median time of several calls, by the GPU's clock, after two that do not count."""
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 3)]
+def _milliseconds(work):
+    """The median time of five calls, by the GPU's clock, after two calls that do not count."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 + 5 + 1)]
     for mark in marks[:-1]:
         mark.record()
         work()
@@ -218,7 +219,7 @@ def _milliseconds(work, repeats=5):
 
 
 def _tiles(h, w, cfg, Q):
-    """Cuts the grid into tiles of Q cells at most, as high as makes the halos of all tiles together smallest."""
+    """Cut the grid into tiles of Q cells at most; their height is the one for which all halos together are smallest."""
 
     def tiles(high):
         rows, columns = walk.cuts(h, high), walk.cuts(w, min(w, Q // high))

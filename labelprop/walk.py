@@ -1,13 +1,14 @@
-"""The walk over a frame, shared by two engines: it cuts tiles, orders frames into slots and places the results.
+"""The walk over a frame that two engines share: it cuts tiles, orders frames into slots and collects the results.
 
 The queries are cut into tiles.  The halo of a tile holds all cells that a window of its queries reaches.  A scorer
-compares a tile with its halo in all frames at once and selects the best candidates; windowed.Float32 and int8.Int8
-are scorers, and `match` says what a scorer must have.
+compares a tile with its halo in all frames at once and selects the best candidates.  windowed.Float32 and int8.Int8
+are scorers; `match` describes the methods of a scorer.
 
 Legend: P positions of a halo, Q queries of a tile, D feature dimensions, k = top_k, M channels.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor
 from core.schema import Propagation
 from labelprop.pipeline import one_core_threads
 
-#: similarities of one tile in memory, at most (numbers, not bytes)
+#: how many similarities of one tile are in memory at most (numbers, not bytes)
 TILE_SCORES = {"cpu": 2**24, "cuda": 2**28}
-#: channels whose labels are laid side by side at a time
+#: for how many channels the labels of all frames are concatenated at a time
 CHANNELS = 32
 
 
@@ -27,7 +28,7 @@ CHANNELS = 32
 class Group:
     """Objects with one reference frame.  Their masks come from it and from the last `frames` frames of the context.
 
-    reference: as the engine prepares it.  copies: how often the oldest of these context frames counts.
+    reference: the frame as the engine prepares it.  copies: how often the oldest of these context frames counts.
     """
 
     reference: Any
@@ -58,14 +59,15 @@ def match(Scorer: Any, query: Any, context: list, groups: list[Group], cfg: Prop
 
     Each thread makes one Scorer(query, slots, cfg).  For every tile the walk calls
 
-        begin(tile)           the queries change
+        begin(tile)           go on to the queries of this tile
         near(frames, slot)    score the halo in these frames; the scores go to slot, slot + 1, ...
         best(frames, slot)    select for one group: frames are its reference and its context frames, its scores begin
-                              at `slot`.  Returns similarities and cells, each [<=k,Q], sorted.
+                              at `slot`.  Returns similarities and cells, each [<=k,Q], best first.
 
-    Where the window applies to references, a group's reference takes the slot before its oldest context frame: only
-    groups with more frames used that slot, and they come first.  Elsewhere `best` scores the whole reference.
-    Scorer.side(device, cfg) is the wanted side of a tile.  Scorer.BY_COLUMN: one thread takes all tiles of a column.
+    Where the window applies to references, a group's reference takes the slot before its oldest context frame.  This
+    overwrites the scores of a frame that only groups with more frames need, and these groups come first.  Elsewhere
+    `best` scores the whole reference.  Scorer.side(device, cfg): the wanted side of a tile.  Scorer.BY_COLUMN: one
+    thread takes all tiles of a column.
     """
     assert all(a.frames >= b.frames for a, b in zip(groups, groups[1:])) and groups[0].frames <= len(context)
     (h, w, _), device = query.shape, query.device
@@ -76,7 +78,7 @@ def match(Scorer: Any, query: Any, context: list, groups: list[Group], cfg: Prop
 
     def work(queue):
         scorer = Scorer(query, slots, cfg)
-        for tile in (tile for run in queue for tile in run):
+        for tile in chain.from_iterable(queue):
             scorer.begin(tile)
             scorer.near(context, 1)
             for group, place in zip(groups, found):
@@ -118,7 +120,11 @@ def vote(weights: Tensor, cells: Tensor, labels: list[Tensor]) -> Tensor:
 
 
 def weights_of(values_kQ, is_oldest_kQ, copies, cfg):
-    """Softmax over the kept similarities, largest first; copies of the oldest frame fill places of the top_k."""
+    """Softmax over the k kept similarities, largest first.
+
+    Every cell of the oldest frame counts `copies` times, as if the frame stood so often among the candidates: each
+    copy takes one of the top_k places.
+    """
     weights = ((values_kQ - values_kQ[:1]) / cfg.temperature).exp()
     if copies > 1:
         count = torch.where(is_oldest_kQ, copies, 1)
@@ -128,7 +134,7 @@ def weights_of(values_kQ, is_oldest_kQ, copies, cfg):
 
 
 def reach(cfg):
-    """Cells between a query and the farthest key of its window, along one axis."""
+    """The distance in cells from a query to the farthest key of its window, along one axis."""
     return cfg.radius - 1 if cfg.window == "disc" else cfg.radius
 
 
@@ -154,10 +160,11 @@ def outside_window(tile, cfg, device=None):
 
 
 def tile_side(side, h, w, frames, device, cfg):
-    """The side of a tile in cells, as wanted or smaller where its scores would take more memory than TILE_SCORES."""
+    """The wanted side of a tile in cells, or a smaller one where the tile has more scores than TILE_SCORES."""
     budget = TILE_SCORES.get(device, TILE_SCORES["cuda"])
     halo = lambda side: min(h, side + 2 * reach(cfg)) * min(w, side + 2 * reach(cfg))
-    while side > 1 and max(frames * halo(side), 0 if cfg.window_reference else h * w) * side**2 > budget:
+    whole_reference = 0 if cfg.window_reference else h * w
+    while side > 1 and max(frames * halo(side), whole_reference) * side**2 > budget:
         side -= 1
     return side
 
@@ -171,7 +178,7 @@ def cuts(length, side):
 def on_all_cores(work, items, device):
     """Call work(queue) in one Python thread for each core; all threads take their items from one queue.
 
-    Torch's own threads inside one small product give half the speed of one product per core side by side.
+    Products this small run twice as fast, one on each core, as one after another on all cores by torch's own threads.
     """
     queue = iter(items)  # next() on a list's iterator is atomic
     threads = min(torch.get_num_threads(), len(items))

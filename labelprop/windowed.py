@@ -1,8 +1,8 @@
-"""Label propagation that runs anywhere: exact, in the precision of the features, and never the dense affinity.
+"""Label propagation that runs anywhere: exact, in the precision of the features, without the dense affinity.
 
-A tile's similarities to its halo are small enough to stay near the processor: one product a frame, then the exact
-selection in two steps.  The k best positions by their maximum over frames contain a top-k, so the window is cut out
-once per position and only k positions are looked at frame by frame.
+A tile's similarities to its halo are small enough to stay near the processor.  They take one product a frame, and the
+selection has two steps: the k positions whose best similarity over all frames is highest contain the k best cells, so
+the window is applied once per position, and only k positions are compared frame by frame.
 
 Features lie channels last, [h,w,D]: the rows of a halo are then contiguous and no product needs a copy.
 Legend: N frames, P positions of a halo, Q queries of a tile, D feature dimensions, k = top_k.
@@ -62,7 +62,7 @@ class Float32:
         return values, cells.gather(0, order)
 
     def _best_anywhere(self, reference):
-        """The best cells of the whole reference, each of its rows taken for a frame."""
+        """The best cells of the whole reference; `_select` takes each of its rows for a frame."""
         h, w, _ = reference.shape
         scores = (reference.flatten(0, 1) @ self.queries_DQ).view(h, w, -1)
         values, y, x = _select(scores, None, self.cfg.top_k)
@@ -70,10 +70,12 @@ class Float32:
 
     def _best_near(self, slot):
         """The best cells of the halo in all slots from `slot` on."""
-        (_, columns), (y0, x0) = self.tile.halo_shape, (cut.start for cut in self.tile.halo)
         h, w, _ = self.query.shape
+        y0, x0 = (cut.start for cut in self.tile.halo)
+        columns = self.tile.halo_shape[1]
         values, n, position = _select(self.scores[slot:].flatten(1, 2), self.outside_PQ, self.cfg.top_k)
-        n = n if self.cfg.window_reference else n + 1  # the list begins with the reference, which has no slot then
+        if not self.cfg.window_reference:
+            n = n + 1  # the list begins with the reference, which has no slot
         y, x = y0 + position // columns, x0 + position % columns
         return values, (n * h + y) * w + x
 
@@ -83,7 +85,7 @@ match = partial(walk.match, Float32)
 
 
 def _select(scores_NPQ, outside_PQ, k):
-    """The k largest of all N * P scores of each query, outside ones excepted: values, n, p, each [<=k,Q], sorted."""
+    """The k largest scores of each query inside its window: values, n and p, each [<=k,Q], largest first."""
     best = scores_NPQ.amax(0)
     if outside_PQ is not None:
         best.masked_fill_(outside_PQ, -torch.inf)
