@@ -1,1 +1,1 @@
-"""What every room shares: configuration, checkpoints, logging, evaluation.  Imports no other room."""
+"""What every room shares: configuration, protocols, checkpoints, pictures, evaluation.  Imports no other room."""

@@ -1,6 +1,6 @@
 """The operations of views: resizing, cropping and flipping frames, ImageNet normalisation, and theta.
 
-Geometry works on uint8 pixels (an eighth of the time of floats); floats appear at the very end.
+Frames are resized, cropped and flipped as uint8, in an eighth of the time of floats, and become floats at the very end.
 Legend: frame [H,W,3] uint8 RGB; T frames; theta [2,3] as torch's affine_grid reads it, coordinates in [-1, 1].
 """
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-#: The colour of padding: becomes 0, to half a grey level, when normalised.
+#: The colour of padding.  Normalised it is 0, up to half a grey level.
 MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
@@ -25,7 +25,7 @@ def normalise(frames: torch.Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> tor
 
 
 def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
-    """(height, width) of the same shape with the given short side; the long side is rounded down."""
+    """(height, width) in the same proportion with the given short side; the long side is rounded down."""
     return (short, int(width * short / height)) if width >= height else (int(height * short / width), short)
 
 
@@ -43,16 +43,16 @@ def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 def _exact_in_torch(size, new_size):
     """Whether torch's resizing, three times as fast, gives Pillow's pixels.
 
-    Its weights have 15 bits.  Enlarging to 2^n makes all weights multiples of 2^-(n+1), which these hold;
-    others are rounded, and where a value lies half-way between two grey levels the result is another one.
+    torch's weights have 15 bits.  Enlarging to 2^n makes all weights multiples of 2^-(n+1), which 15 bits hold.  Other
+    weights are rounded, which changes values that lie half-way between two grey levels.
     """
     return size <= new_size <= 1 << 12 and new_size & (new_size - 1) == 0
 
 
 def crop(frame: np.ndarray, top: int, left: int, side: int, fill=MEAN_COLOUR) -> np.ndarray:
-    """The square frame[top:top+side, left:left+side], [side,side,3]; `fill` where it lies outside the frame.
+    """The square frame[top:top+side, left:left+side], [side,side,3]; top and left may be negative.
 
-    top, left may be negative.
+    fill: the colour of pixels outside the frame.
     """
     height, width = frame.shape[:2]
     rows = slice(max(top, 0), min(top + side, height))
@@ -74,8 +74,8 @@ def flip(frame: np.ndarray) -> np.ndarray:
 def theta_flip_zoom(flipped: bool, zoom: float, top: float, left: float, zoom_px: float, side: int) -> torch.Tensor:
     """theta [2,3] of "flip a side x side frame, then enlarge its crop at (top, left) of zoom_px pixels to side".
 
-    grid_sample(frame, affine_grid(theta)) makes the same, to a pixel: the scale is the zoom drawn, the crop
-    has a whole number of pixels, as in the authors' code.
+    grid_sample(frame, affine_grid(theta)) gives that crop, up to a pixel: as in the authors' code theta has the zoom
+    that was drawn, while the crop has a whole number of pixels.
     """
     sign = -1.0 if flipped else 1.0
     shift_y, shift_x = ((corner + zoom_px / 2 - side / 2) / (side / 2) for corner in (top, left))

@@ -14,9 +14,9 @@ import torch
 from core.atomic import replacing
 from core.errors import UserError
 
-#: names the SHA-256 of the files beside it, as `sha256sum` writes it
+#: the file with the SHA-256 of the files beside it, in the format of `sha256sum`
 SUMS = "SHA256SUMS"
-# Published checkpoints keep their command line (a Namespace) and numbers of numpy: these hold values and run nothing.
+# Published checkpoints hold their command line (a Namespace) and numpy numbers.  Both are values and run no code.
 _HARMLESS = [
     argparse.Namespace,
     np.dtype,
@@ -26,18 +26,18 @@ _HARMLESS = [
 
 
 def save(path, state):
-    """Write `state` to path; a reader sees the old file or the new one, never half."""
+    """Write `state` to path; a reader sees the old file or the new one, never half of it."""
     with replacing(path) as part, open(part, "wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch ends its archive after a write failed, and fails again
+        except RuntimeError as error:  # after a failed write torch closes its archive, which fails again
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())
 
 
 def save_weights(path, tensors, metadata):
-    """Write tensors by name, and metadata (text by name), as .safetensors, and its line in SHA256SUMS beside it."""
+    """Write {name: tensor} and metadata {name: text} as .safetensors, and its line in SHA256SUMS beside it."""
     path = Path(path)
     with replacing(path) as part:
         safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
@@ -48,9 +48,9 @@ def save_weights(path, tensors, metadata):
 
 
 def load_weights(path):
-    """(tensors by name, metadata) of a .safetensors file.
+    """({name: tensor}, metadata) of a .safetensors file.
 
-    Raises UserError where it is missing or damaged, or is not what SHA256SUMS beside it says.
+    Raises UserError where the file is missing, damaged, or has another SHA-256 than SHA256SUMS beside it says.
     """
     path = Path(path)
     sums = _sums_beside(path)
@@ -63,7 +63,7 @@ def load_weights(path):
         raise UserError(f"{path}: no such checkpoint; name a file that is there") from None
     except UserError:
         raise
-    except Exception as error:  # damaged files make the parser, and torch, raise what they meet
+    except Exception as error:  # on damaged files the parser and torch raise errors of any kind
         raise UserError(f"{path}: is not a readable checkpoint ({error}); save or fetch it again") from None
 
 
@@ -82,7 +82,7 @@ def _sha256(path):
 
 
 def load(path):
-    """The state in a checkpoint file, on the CPU, by weights_only=True; of .safetensors, the tensors by name.
+    """The state in a checkpoint file, on the CPU, read with weights_only=True; of .safetensors, {name: tensor}.
 
     Raises UserError where the file is missing, broken, or needs code to be run.
     """
@@ -96,21 +96,22 @@ def load(path):
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; name the checkpoint file in it") from None
     except pickle.UnpicklingError as error:
-        # torch's advice, to switch the refusal off, is left out
+        # the message leaves out torch's advice to switch the refusal off
         refused = [line.split(". Please")[0].strip() for line in str(error).splitlines() if "Unsupported" in line]
         reason = "".join(f": {line}" for line in refused[:1])
         raise UserError(
             f"{path}: is no checkpoint, or needs code to be run, which is refused{reason}; name another file"
         ) from None
-    except Exception as error:  # damaged files make torch raise whatever its parsers meet
+    except Exception as error:  # on damaged files torch raises errors of any kind
         reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise UserError(f"{path}: is not a readable checkpoint ({reason}); save or fetch it again") from None
 
 
 def load_strictly(module, state, source):
-    """Copy a state_dict into the module by name; UserError listing what is missing, left over or misshapen.
+    """Copy a state_dict into the module by name, in the module's precision.
 
-    Floats of another precision become the module's.
+    source: the name of the file in messages.  Raises UserError that lists tensors which are missing, left over or of
+    another shape.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in state]

@@ -25,7 +25,7 @@ def load(path: str | Path, methods: dict[str, type], overrides: Sequence[str] = 
 def from_dict(
     mapping: dict[str, Any], methods: dict[str, type], overrides: Sequence[str] = (), source="configuration"
 ) -> RunConfig:
-    """As load, from a nested mapping as YAML or a checkpoint holds it; `source` stands in messages."""
+    """As load, from a nested mapping, which a YAML file or a checkpoint holds.  source: its name in messages."""
     try:
         mapping = strict.override(mapping, overrides, [field.name for field in fields(RunConfig)])
         section = mapping.get("method")
@@ -35,7 +35,7 @@ def from_dict(
             raise UserError(f"method.name = {name!r}: must be one of {there}{suggestion(name, methods)}")
         method = strict.build(methods[name], section, "method")
         config = strict.build(RunConfig, {**mapping, "method": method})
-        protocols.named(config.protocol, config.propagation)  # what differs must be right, too
+        protocols.named(config.protocol, config.propagation)  # raises for changes that the protocol does not allow
         return config
     except UserError as error:
         raise UserError(f"{source}: {error}") from None

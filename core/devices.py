@@ -8,7 +8,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick(name: str) -> torch.device:
-    """The device called "cpu", "cuda" or "auto", which is CUDA where there is one."""
+    """The device for a name: "cpu", "cuda", or "auto" (CUDA where it is available, else the CPU).
+
+    Raises UserError for "cuda" where no CUDA device is found.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device was found; use --device cpu or auto")
     if name == "auto":
@@ -17,7 +20,7 @@ def pick(name: str) -> torch.device:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: faster than float32 there, many times slower elsewhere."""
+    """Whether the device multiplies bfloat16 in hardware.  Without, bfloat16 is many times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()

@@ -1,4 +1,4 @@
-"""One process or several (torchrun): start, rank, gathering with gradients, agreeing."""
+"""One process or several (torchrun): start, rank, gathering with gradients, agreement."""
 
 import os
 from collections.abc import Iterator
@@ -18,14 +18,17 @@ def start(device: torch.device) -> torch.device:
     """Join the process group that torchrun describes, if any.  Returns the device of this process, see `own`."""
     device = own(device)
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        patience = timedelta(hours=6)  # processes that have validated wait for those that have not
+        patience = timedelta(hours=6)  # a process that has validated its share waits for the others
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
         _hosts.set(dist.new_group(backend="gloo", timeout=patience))
     return device
 
 
 def own(device: torch.device) -> torch.device:
-    """The device of this process: of several GPUs, one each.  UserError where there are fewer GPUs than processes."""
+    """The device of this process: each process of a machine gets a GPU of its own.
+
+    Raises UserError where there are fewer GPUs than processes.
+    """
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device.type == "cuda" and local >= torch.cuda.device_count():
         raise UserError(
@@ -53,13 +56,13 @@ def world_size() -> int:
 
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
-#: the processes again, for what is on the CPU: no GPU is waited for.  None = the group of the gradients
+#: a second group of all processes, for values on the CPU: its calls wait for no GPU.  None = the default group
 _hosts: ContextVar[Any] = ContextVar("hosts", default=None)
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process is the only one: for the work of one rank while the others wait, or would wait for ever."""
+    """Inside, rank() is 0 and world_size() is 1: for work that the other processes do not take part in."""
     token = _alone.set(True)
     try:
         yield
@@ -82,7 +85,7 @@ def peers() -> Iterator[None]:
 
 
 def averaged(module, device):
-    """The module, whose gradients become the means over all ranks in the backward pass."""
+    """The module, wrapped so that the backward pass averages its gradients over all ranks."""
     devices = [device] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
@@ -90,7 +93,7 @@ def averaged(module, device):
 def gather(rows: torch.Tensor) -> torch.Tensor:
     """The rows of all ranks, [world * n, ...] in rank order, with gradient to every rank's rows.
 
-    With one process the rows themselves.  Every rank must bring the same shape.
+    With one process, rows unchanged.  rows must have the same shape on every rank.
     """
     return torch.cat(all_gather(rows)) if world_size() > 1 else rows
 
@@ -105,7 +108,7 @@ def mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def from_first(values: torch.Tensor) -> torch.Tensor:
-    """The values of rank 0, on every rank; all ranks bring the same shape and type."""
+    """The values of rank 0, on every rank; values must have the same shape and dtype on every rank."""
     if world_size() > 1:
         values = values.clone()
         dist.broadcast(values, 0)
@@ -113,7 +116,7 @@ def from_first(values: torch.Tensor) -> torch.Tensor:
 
 
 def gathered(value: Any) -> list[Any]:
-    """The values of all ranks, in rank order, on every rank: anything that can be pickled, on the CPU."""
+    """The values of all ranks, in rank order, on every rank.  value: anything that can be pickled, on the CPU."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -122,16 +125,16 @@ def gathered(value: Any) -> list[Any]:
 
 
 class Agreement:
-    """Whether any process says so.  All processes learn it at the same call, the one after it was said.
+    """A flag that any process may raise; all processes learn of it at the same call of `any`, the one after.
 
-    So no call waits for the device, or for more than that every process has come to the call before.
+    So a call never waits for a device; it waits only until every process has made the call before.
     """
 
     def __init__(self):
         self._said = None
 
     def any(self, flag: bool) -> bool:
-        """Say so or not; -> whether any process did at the call before.  With one process: the flag itself."""
+        """Raise the flag or not.  Returns whether any process raised it at the call before; with one process, flag."""
         if world_size() == 1:
             return flag
         before, total = self.last(), torch.tensor(float(flag))
@@ -139,7 +142,7 @@ class Agreement:
         return before
 
     def last(self) -> bool:
-        """Whether any process said so at the last call."""
+        """Whether any process raised the flag at the last call of `any`."""
         if self._said is None:
             return False
         (work, total), self._said = self._said, None

@@ -5,9 +5,9 @@ import sys
 
 
 class UserError(Exception):
-    """Something the user gave us cannot be used: a path, a key, a value, a file.
+    """A path, key, value or file that the user gave cannot be used.
 
-    The message names it, says what is allowed and what to do.  Programs print it and exit with code 2.
+    The message names it, and says what is allowed and what to do.  Programs print it and exit with code 2.
     """
 
 

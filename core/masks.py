@@ -1,4 +1,4 @@
-"""Masks as people draw them: pictures of any kind to ids, and boxes to masks.
+"""Masks that people draw: ids from pictures of any kind, and masks from boxes.
 
 Legend: H W pixels.  ids: uint8 [H,W], 0 = background, 1-254 = objects.
 """
@@ -14,26 +14,27 @@ from core.errors import UserError
 from core.palette import PALETTE, VOID, ids_in
 
 Colour = tuple[int, int, int]
-#: colours nearer than this, in RGB, are one: a compressed mask has many of each
+#: colours that are nearer than this in RGB count as one: compression turns one colour into many
 NEAR = 32
-#: flat areas of more colours than this are no mask's
+#: a picture with flat areas of more colours than this is no mask
 COLOURS = 4096
-#: flat areas of a compressed picture vary by this
+#: by how much the values in a flat area of a compressed picture differ
 SLACK = 8
-#: GrabCut works on a box and what is around it at this size, for a second at most
+#: the long side at which GrabCut works on a box and its surroundings; it then takes a second at most
 GRABCUT_PX = 400
-#: smaller parts than this share of the largest one are not the object's
+#: parts of a found object that are smaller than this share of the largest part are dropped
 PART = 0.1
 
 
 def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarray:
     """The objects in a mask of any kind -> ids [H,W], without void (255).
 
-    Indices of a palette and greys are the ids; white on black alone is object 1, soft edges or not.  In RGB, and in
-    palettes whose index 0 is neither black nor around the picture, each colour is an object: black is the background,
-    as are transparent pixels; where neither occurs, white.  The colours of the DAVIS palette have their ids; others
-    are numbered from 1 in the order of their first pixels, row by row.  Pixels of soft edges take the nearest colour.
-    colours: {RGB: id} of the masks read before, to which this one's are added, so that a colour stays one object.
+    Palette indices and grey values are the ids, but a mask of black and white alone, with or without soft edges, is
+    object 1.  In RGB pictures, and in palettes whose index 0 is neither black nor along the border, each colour is an
+    object.  Black and transparent pixels are the background; where there are none, white is.  Colours of the DAVIS
+    palette have their DAVIS ids; other colours are numbered from 1 in the order of their first pixels, row by row.
+    Pixels of soft edges take the nearest colour.
+    colours: {RGB: id} of the masks read before.  The colours of this mask are added, so that a colour stays one object.
 
     Raises UserError for a file that is missing or damaged, and for a picture that is no mask.
     """
@@ -51,29 +52,29 @@ def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarr
 
 
 def _numbers(image):
-    """The pixel values that stand for ids [H,W], or None where colours do."""
+    """The pixel values [H,W] where these are the ids, or None where the colours decide."""
+    pixels = np.array(image)
     if image.mode == "P":
-        indices = np.array(image)
-        border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         black = (image.getpalette("RGB") or [0])[:3] == [0, 0, 0]
-        return indices if black or np.bincount(border).argmax() == 0 else None
+        return pixels if black or np.bincount(border).argmax() == 0 else None
     if image.mode in ("RGB", "RGBA"):
-        pixels = np.array(image)
         grey = (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all()
         return pixels[..., 0] if grey else None
-    pixels = np.array(image)
-    return pixels[..., 0] if image.mode == "LA" else pixels if pixels.ndim == 2 else None
+    if image.mode == "LA":
+        return pixels[..., 0]
+    return pixels if pixels.ndim == 2 else None
 
 
 def _flat(picture, slack=0):
-    """bool [H,W]: pixels like all their neighbours, up to `slack`.  Smoothed edges have none."""
+    """bool [H,W]: pixels that differ from their neighbours by `slack` at most.  Smoothed edges have no such pixels."""
     around = np.ones((3, 3), np.uint8)
     same = cv2.dilate(picture, around) - cv2.erode(picture, around) <= slack
     return same if picture.ndim == 2 else same.all(2)
 
 
 def _of_numbers(path, numbers, near):
-    """ids of pixel values; values up to `near` from black and white are these."""
+    """ids from pixel values.  Values that differ from black (0) or white (255) by `near` at most count as these."""
     top = numbers.max(initial=0)
     if top > VOID and set(np.unique(numbers)) <= {0, top}:
         return (numbers > 0).astype(np.uint8)
@@ -87,7 +88,7 @@ def _of_numbers(path, numbers, near):
 
 
 def _of_colours(path, pixels, known):
-    """ids of RGBA pixels [H,W,4]."""
+    """ids from RGBA pixels [H,W,4].  known: {RGB: id} of earlier masks, see `read`."""
     clear = pixels[..., 3] < 128
     rgb = np.where(clear[..., None], np.uint8(0), pixels[..., :3])
     codes = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
@@ -97,7 +98,7 @@ def _of_colours(path, pixels, known):
     if len(candidates) > COLOURS:
         raise UserError(f"{path}: holds {len(there)} colours as a photograph does; a mask has one colour per object")
     colours = np.stack([there >> 16, there >> 8 & 255, there & 255], 1)
-    main = []  # numbers of colours, the most frequent first
+    main = []  # indices of the colours that are objects or background, the most frequent first
     for i in candidates[np.argsort(-count[candidates], kind="stable")]:
         if all(np.linalg.norm(colours[i] - colours[j]) >= NEAR for j in main):
             main.append(i)
@@ -107,7 +108,7 @@ def _of_colours(path, pixels, known):
     if len(main) > VOID:
         raise UserError(f"{path}: holds {len(main)} colours; a mask has one per object, 254 at most, and hard edges")
     nearest = np.array([np.linalg.norm(colours[main] - colour, axis=1).argmin() for colour in colours])
-    drawn = nearest[index].reshape(clear.shape)  # the place in `main` of every pixel
+    drawn = nearest[index].reshape(clear.shape)  # the place of every pixel's colour in `main`
     places, first = np.unique(drawn, return_index=True)
     objects = [p for _, p in sorted(zip(first, places)) if np.linalg.norm(colours[main[p]] - ground) >= NEAR]
     numbered = np.zeros(len(main), np.uint8)
@@ -118,7 +119,7 @@ def _of_colours(path, pixels, known):
 
 
 def _numbered(wanted: list[Colour], known: dict[Colour, int]) -> list[int]:
-    """The ids of some colours; new ones are added to `known`."""
+    """The ids of the wanted colours; new colours are added to `known`."""
     davis = {tuple(colour): id for id, colour in enumerate(PALETTE.tolist())}
     if all(colour in davis and known.get(colour, davis[colour]) == davis[colour] for colour in wanted):
         known.update((colour, davis[colour]) for colour in wanted)
@@ -129,7 +130,7 @@ def _numbered(wanted: list[Colour], known: dict[Colour, int]) -> list[int]:
 
 
 def grabcut(frame: np.ndarray, boxes: Mapping[int, tuple[int, int, int, int]]) -> np.ndarray:
-    """A mask of the objects in boxes, by OpenCV's GrabCut.  Where boxes share pixels, the smaller box has them.
+    """A mask of the objects in boxes, by OpenCV's GrabCut.  Pixels in two boxes belong to the object of the smaller.
 
     frame: uint8 RGB [H,W,3].  boxes: {id: (x, y, width, height)} in pixels.  Returns ids [H,W].  Raises UserError for a
     box that is empty, outside the frame or the whole of it, and where no object is found.
@@ -142,7 +143,7 @@ def grabcut(frame: np.ndarray, boxes: Mapping[int, tuple[int, int, int, int]]) -
 
 
 def _cut(frame, box, name):
-    """(window of the frame around a box, bool mask in it)"""
+    """(the window of the frame around a box, the bool mask of the object in this window)."""
     (H, W), (x, y, width, height) = frame.shape[:2], box
     if width < 1 or height < 1 or x < 0 or y < 0 or x + width > W or y + height > H:
         raise UserError(f"{name}: must lie in the frame of {W}x{H} pixels and be x,y,width,height from its upper left")
@@ -158,7 +159,7 @@ def _cut(frame, box, name):
     marks = np.full(part.shape[:2], cv2.GC_BGD, np.uint8)
     inside = marks[y - top : y - top + height, x - left : x - left + width]
     inside[:] = cv2.GC_PR_FGD
-    # The middle is of the object: without it, many that are coloured like what is around them are not found at all.
+    # The middle of a box counts as object: otherwise GrabCut misses many objects that look like their surroundings.
     inside[height * 2 // 5 : -(-height * 3 // 5), width * 2 // 5 : -(-width * 3 // 5)] = cv2.GC_FGD
     marks = cv2.resize(marks, size, interpolation=cv2.INTER_NEAREST)
     found = np.zeros_like(marks)

@@ -23,9 +23,9 @@ PREVIEW_SIDE, PREVIEW_FRAMES, PREVIEW_BYTES = 320, 48, 3_000_000
 def mp4(path: str | Path, fps: float = 25) -> Iterator[Callable[[np.ndarray, float], None]]:
     """with mp4(path, fps) as add: add(picture, seconds) for every frame -> H.264 in yuv420p, its index at the start.
 
-    picture: uint8 RGB [H,W,3], all of one size; an odd side is shown with its last row or column twice.  seconds: when
-    it is shown, ascending; a variable rate stays as it is, and the first frame is shown at 0.  fps: how long the last
-    one is shown.  Raises UserError where the file cannot be written.
+    picture: uint8 RGB [H,W,3], all of one size; of an odd side the last row or column is shown twice.  seconds: when
+    the picture is shown, ascending; the first picture is shown at 0, and a variable rate is kept.  fps: the last
+    picture is shown for 1 / fps seconds.  Raises UserError where the file cannot be written.
     """
     try:
         import av
@@ -65,14 +65,17 @@ class Preview:
     def add(self, picture: np.ndarray, seconds: float) -> None:
         """The next frame, uint8 RGB [H,W,3], and when it is shown."""
         if self.count % self.every == 0:
-            if len(self.shown) == PREVIEW_FRAMES:
+            if len(self.shown) == PREVIEW_FRAMES:  # keep every other frame, and take half as many from here on
                 self.shown, self.every = self.shown[::2], 2 * self.every
             if self.count % self.every == 0:
                 self.shown.append((_fitted(picture, PREVIEW_SIDE), seconds))
         self.count += 1
 
     def write(self, path: str | Path) -> None:
-        """Write the GIF, 3 MB at most; it lasts as long as the film, but 6 seconds at most.  Raises UserError."""
+        """Write the GIF of 3 MB at most; it lasts as long as the film, but 6 seconds at most.
+
+        Raises UserError where the file cannot be written.
+        """
         times = np.array([seconds for _, seconds in self.shown])
         step_ms = 1000 * float(np.diff(times).mean()) if len(times) > 1 else 1000
         step_ms = round(min(max(step_ms, 40), 6000 / len(times)), -1)
@@ -84,16 +87,14 @@ class Preview:
 
 
 def _fitted(picture, side):
-    """The picture with sides of `side` pixels at most."""
+    """The picture, made smaller where its longer side exceeds `side` pixels."""
     scale = min(1, side / max(picture.shape[:2]))
     size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _gif(pictures, step_ms):
-    images, file = (
-        [Image.fromarray(picture).quantize(128, Image.Quantize.FASTOCTREE) for picture in pictures],
-        io.BytesIO(),
-    )
+    images = [Image.fromarray(picture).quantize(128, Image.Quantize.FASTOCTREE) for picture in pictures]
+    file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=step_ms, loop=0)
     return file.getvalue()

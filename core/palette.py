@@ -29,14 +29,14 @@ def palette() -> np.ndarray:
 
 PALETTE = palette()
 VOID = 255
-#: formats of masks; others that Pillow knows need not be opened, and some start programs
+#: formats of masks; Pillow opens no other format, since some start programs
 MASKS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
 #: objects smaller than this are specks
 SPECK_PX = 16
-#: an object with more of the picture's border than this is taken for the background
+#: an object that covers more than this share of the picture's border is probably the background
 BACKGROUND_SHARE = 0.9
 
-#: colours that frames are full of, RGB: overlays keep away from them
+#: frequent colours of frames, RGB; the colours of overlays differ from them
 NATURAL = {
     "light skin": (240, 205, 180), "skin": (225, 170, 140), "brown skin": (160, 110, 80), "dark skin": (90, 55, 40),
     "grass": (85, 125, 50), "dry grass": (170, 160, 90), "leaves": (50, 80, 35), "sky": (135, 190, 235),
@@ -46,7 +46,7 @@ NATURAL = {
 
 
 def cielab(colours: Sequence | np.ndarray) -> np.ndarray:
-    """RGB 0..255 [N,3] -> CIELAB float32 [N,3], in which distances are about as large as they look."""
+    """RGB 0..255 [N,3] -> CIELAB float32 [N,3].  Distances in CIELAB are about as large as the eye sees them."""
     return cv2.cvtColor(np.asarray(colours, np.float32)[None] / 255, cv2.COLOR_RGB2LAB)[0]
 
 
@@ -66,7 +66,7 @@ def overlay_palette() -> np.ndarray:
     for _ in colours:
         chosen.append(distance.argmax())
         distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-    # As there are fewer colours than ids, the last ids have those of the first again.
+    # There are fewer colours than ids: the last ids have the colours of the first again.
     return np.concatenate([np.zeros((1, 3), np.uint8), np.resize(colours[chosen], (255, 3))])
 
 
@@ -100,7 +100,7 @@ def read_ids(path: str | Path) -> np.ndarray:
                 return np.array(image, dtype=np.uint8)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such mask; restore the file") from None
-    except Exception as error:  # damaged files make Pillow raise whatever its parsers meet
+    except Exception as error:  # on damaged files Pillow raises errors of any kind
         raise UserError(f"{path}: cannot be read as a mask ({error}); restore the file") from error
     raise UserError(
         f"{path}: a picture of mode {mode}; a mask is an indexed (P) or grey 8-bit (L) PNG whose pixel values are the "
@@ -109,21 +109,21 @@ def read_ids(path: str | Path) -> np.ndarray:
 
 
 def ids_in(ids: np.ndarray) -> set[int]:
-    """The ids in a mask, uint8 [H,W]; background (0) is one of them."""
+    """The ids that occur in a mask, uint8 [H,W], 0 and 255 included."""
     return set(np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist())
 
 
 def doubts(path: Path, ids: np.ndarray) -> list[str]:
     """Sentences that say why a mask looks wrong; none for a sound mask.
 
-    path: its file, read for its format alone; ids: uint8 [H,W], without void.
+    path: the mask's file, of which only the format is read.  ids: uint8 [H,W], without void.
     """
     found = []
     with Image.open(path) as image:
         if image.format == "JPEG":
             found.append("a JPEG, whose compression changes ids; save masks as PNG")
     objects = sorted(ids_in(ids) - {0})
-    # A pixel whose eight neighbours have its id: an edge that was smoothed has none.
+    # Inner pixels: their eight neighbours have the same id.  Ids that smoothed edges leave have no inner pixels.
     around = np.ones((3, 3), np.uint8)
     inner = np.where(cv2.erode(ids, around) == cv2.dilate(ids, around), ids, 0)
     px, inner_px = (np.bincount(values.ravel(), minlength=256) for values in (ids, inner))
@@ -145,13 +145,13 @@ def doubts(path: Path, ids: np.ndarray) -> list[str]:
     return found
 
 
-def overlay(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+def overlay(frame: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The frame with every object tinted in its colour of OVERLAY_PALETTE and outlined.
 
     frame uint8 RGB [H,W,3], ids uint8 [H,W] -> uint8 RGB [H,W,3].
     """
-    # OpenCV's look-up and masked copy: an eighth of the time of numpy's.
-    tinted = cv2.addWeighted(frame, 1 - opacity, cv2.applyColorMap(ids, OVERLAY_PALETTE[:, None]), opacity, 0)
+    # OpenCV's look-up and masked copy take an eighth of numpy's time.
+    tinted = cv2.addWeighted(frame, 0.5, cv2.applyColorMap(ids, OVERLAY_PALETTE[:, None]), 0.5, 0)
     picture = cv2.copyTo(tinted, ids, frame.copy())
     width = max(1, round(min(ids.shape) / 400))
     around = np.ones((2 * width + 1, 2 * width + 1), np.uint8)

@@ -18,7 +18,7 @@ def names() -> list[str]:
 
 
 def named(name: str, changes: Mapping[str, Any] | None = None) -> Propagation:
-    """The numbers of a protocol.  changes: keys that differ from its file.
+    """The values of a protocol.  changes: {key: value} that differ from its file.
 
     Raises UserError for an unknown name, an unknown key or a value that is not allowed.
     """
@@ -28,6 +28,6 @@ def named(name: str, changes: Mapping[str, Any] | None = None) -> Propagation:
 
 
 def on(dataset: str | None, name: str) -> str:
-    """The protocol `name` as its authors change it for a data set: INO on "ytvos" is INO_ytvos."""
+    """The name of the protocol that `name` stands for on a data set: INO on "ytvos" is INO_ytvos."""
     special = f"{name}_{dataset}"
     return special if special in names() else name

@@ -8,7 +8,7 @@ from core.schema import Schedule
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the run stands.  step: optimiser steps already done, from 0; total_steps: of the whole run."""
+    """How far a run is.  step: optimiser steps already done, from 0; total_steps: steps of the whole run."""
 
     step: int
     steps_per_epoch: int

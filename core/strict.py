@@ -1,7 +1,7 @@
 """Strict YAML -> dataclasses.
 
-`base: NAME` in a file takes everything from NAME.yaml beside it but what the file says itself.  An unknown key, a
-missing key or a wrong type is a UserError that names key, value and what is allowed.
+A file with `base: NAME` changes and adds to the keys of NAME.yaml beside it.  An unknown key, a missing key or a wrong
+type is a UserError that names key, value and what is allowed.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ import yaml
 from core.errors import UserError
 from core.suggest import suggestion
 
-#: Numbers beyond this have no float.
+#: the largest number that a float can hold
 LARGEST = sys.float_info.max
 
 
 class _Loader(yaml.SafeLoader):
-    """safe_load, but a key that stands twice is an error: YAML would silently take the last.
+    """A SafeLoader that refuses a key which stands twice, where YAML would silently take the last.
 
-    Aliases are errors, too: with them a few lines describe a value without end.
+    It refuses aliases, too: with them a few lines can describe a value of unlimited size.
     """
 
     def compose_node(self, parent, index):
@@ -48,15 +48,16 @@ def _parsed(text):
         return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
     except RecursionError:
         raise yaml.YAMLError("is nested too deeply") from None
-    # The parser lets out what its conversions raise: of the 13th month, or a tag that does not fit.
+    # PyYAML lets errors of its conversions through: of a date in the 13th month, or of a tag that does not fit.
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise yaml.YAMLError(f"holds a value that cannot be read ({error})") from None
 
 
 def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, by a safe loader, laid over that of its base.
+    """The mapping in a YAML file, laid over the mapping of its base.
 
-    derived: the files that are based on this one.  UserError if the file is missing, not YAML or not a mapping.
+    derived: the files that lead to this one by their `base`.  Raises UserError if the file is missing, not YAML or not
+    a mapping.
     """
     path = Path(path)
     asked = f"{derived[-1]}: base: " if derived else ""
@@ -87,18 +88,26 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _laid_over(base, content):
-    """Sections are merged key by key; everything else, and the section `method` of another method, is replaced."""
+    """base with the keys of content: sections are merged key by key, everything else is replaced.
+
+    The section `method` is replaced as a whole where it names another method.
+    """
     merged = dict(base)
     for key, value in content.items():
         old = base.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        another = both and key == "method" and value.get("name", old.get("name")) != old.get("name")
-        merged[key] = _laid_over(old, value) if both and not another else value
+        mergeable = isinstance(value, dict) and isinstance(old, dict)
+        if mergeable and key == "method" and "name" in value:
+            mergeable = value["name"] == old.get("name")
+        merged[key] = _laid_over(old, value) if mergeable else value
     return merged
 
 
 def override(mapping: dict[str, Any], overrides: Sequence[str], sections: Sequence[str]) -> dict[str, Any]:
-    """The mapping with every `section.key=value` in its place; sections: those that may be added."""
+    """A copy of the mapping in which every `section.key=value` is set.
+
+    sections: names of the sections that are added where the mapping lacks them.  Raises UserError for any other section
+    and for a text of another form.
+    """
     mapping = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
     for text in overrides:
         key, sign, value = text.partition("=")
@@ -121,7 +130,10 @@ def override(mapping: dict[str, Any], overrides: Sequence[str], sections: Sequen
 
 
 def build(cls, mapping, where=""):
-    """An instance of dataclass cls from a mapping; where: dotted path of the section, "" at the top."""
+    """An instance of the dataclass cls with the values of a mapping; strict, see above.
+
+    where: dotted path of the section in messages, "" at the top.
+    """
     dot = f"{where}." if where else ""
     if not isinstance(mapping, dict):
         raise UserError(f"{where} = {_shown(mapping)}: must be a section with keys")
@@ -141,7 +153,7 @@ def build(cls, mapping, where=""):
 
 
 def _value(kind, value, key):
-    """value as the annotated type `kind`, or UserError."""
+    """The value as the annotated type `kind`.  Raises UserError that names the key."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -173,8 +185,9 @@ def _value(kind, value, key):
 
 
 def _scalar(kind, value, key):
+    """The value as a bool, str, int or float."""
     wrong = UserError(f"{key} = {_shown(value)}: must be {_ARTICLES[kind]}")
-    if kind in (bool, str) or isinstance(value, bool):
+    if kind in (bool, str) or isinstance(value, bool):  # in Python True is a number, too
         if type(value) is kind:
             return value
         raise wrong
@@ -183,7 +196,9 @@ def _scalar(kind, value, key):
             value = float(value)
         except ValueError:
             raise wrong from None
-    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST or (kind is int and value != int(value)):
+    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:  # NaN fails the comparison
+        raise wrong
+    if kind is int and value != int(value):
         raise wrong
     return kind(value)
 

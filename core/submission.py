@@ -1,4 +1,4 @@
-"""The zip that the YouTube-VOS server takes: Annotations/<video>/<frame>.png for every frame that is to be written."""
+"""The zip that the YouTube-VOS server takes: Annotations/<video>/<frame>.png for every frame to be written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,23 +21,24 @@ class Video(Protocol):
     name: str
     images: tuple[Path, ...]  # [T]
     frame_names: tuple[str, ...]  # [T]
-    written: tuple[bool, ...]  # [T]
+    written: tuple[bool, ...]  # [T], whether the mask of a frame belongs into the zip
 
     def given(self):
-        """{frame index: ids uint8 [H,W]}, the masks at which objects are born."""
+        """The masks in which objects appear first: {frame index: ids uint8 [H,W]}."""
 
 
 def write(path: Path, masks: Path, videos: Sequence[Video]) -> int:
-    """Pack the PNGs in masks/<video> as a checked zip -> how many; the same PNGs give the same bytes.
+    """Pack the PNGs in masks/<video> into a zip and check it.  Returns their number.
 
-    UserError, and no zip, for a PNG that is missing, wrong, or of no frame of the videos.
+    The same PNGs give the same bytes.  Raises UserError, and writes no zip, for a PNG that is missing, wrong, or not of
+    a frame of the videos.
     """
     found = sorted(f"{p.parent.name}/{p.name}" for p in masks.glob("[!.]*/[!.]*"))
     with replacing(path) as part:
         with ZipFile(part, "w") as archive:
             for name in found:
-                entry = ZipInfo(f"{TOP}/{name}")  # dated 1980
-                entry.create_system, entry.external_attr = 3, 0o644 << 16  # on every system a file that all may read
+                entry = ZipInfo(f"{TOP}/{name}")  # its date is always 1980
+                entry.create_system, entry.external_attr = 3, 0o644 << 16  # a Unix file that everyone may read
                 archive.writestr(entry, (masks / name).read_bytes())
         try:
             check(part, videos)
@@ -48,7 +49,7 @@ def write(path: Path, masks: Path, videos: Sequence[Video]) -> int:
 
 
 def check(path: Path, videos: Sequence[Video]) -> None:
-    """UserError names a PNG of the zip that is missing, wrong or one too many."""
+    """Raise UserError for a PNG of the zip that is missing, wrong, or not of a frame to be written."""
     try:
         with ZipFile(path) as archive:
             left = set(archive.namelist())
@@ -61,12 +62,13 @@ def check(path: Path, videos: Sequence[Video]) -> None:
 
 
 def _check_video(archive, video, left):
-    """Take the PNGs of one video out of the names that are left."""
+    """Check the PNGs of one video and remove their names from the set `left`."""
     with Image.open(video.images[0]) as image:
         size = image.size
-    given, allowed = video.given(), {0}
+    given, allowed = video.given(), {0}  # allowed: ids that are given up to a frame
     for t, (frame, written) in enumerate(zip(video.frame_names, video.written, strict=True)):
-        allowed |= ids_in(given[t]) if t in given else set()
+        if t in given:
+            allowed |= ids_in(given[t])
         name = f"{TOP}/{video.name}/{frame}.png"
         if written:
             if name not in left:
@@ -78,7 +80,7 @@ def _check_video(archive, video, left):
 
 
 def _wrong(archive, name, size, allowed):
-    """What is wrong with a PNG, if anything; size: (W, H)."""
+    """Why a PNG of the zip is wrong, or None.  size: (W, H) of its frame; allowed: ids that it may hold."""
     try:
         with archive.open(name) as file, Image.open(file, formats=["PNG"]) as image:
             ids = np.array(image)

@@ -1,9 +1,9 @@
 """J&F of two folders of masks, as DAVIS 2017 reports it for the semi-supervised task.
 
 The objects of a sequence are the ids of its first annotation.  The official program takes all ids from 1 to the
-highest, which is the same in DAVIS; an id that is left out would count there as a perfect prediction.
-The first and the last frame are not scored.  255 is void, pixels that are not scored, unless the first annotation
-marks nothing else: then it is object 1.
+highest, which is the same in DAVIS; in other data it would score an id that does not occur as a perfect prediction.
+The first and the last frame are not scored.  Pixels of 255 are void and not scored, unless the first annotation marks
+nothing else: then 255 is object 1.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ from core.evaluation import folders as layout
 from core.evaluation import jf
 from core.palette import VOID, ids_in, read_ids
 
-FRAMES_A_WORKER = 500  # a second or two of work; a process that imports torch takes as long to start
+FRAMES_A_WORKER = 500  # a second or two of work, about as long as a process takes to start
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def _start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
 
 
-def score_sequence(annotation, result, single=False) -> list[ObjectScores]:
-    """Score the objects of one sequence, given by its two folders."""
+def score_sequence(annotation, result, single) -> list[ObjectScores]:
+    """Score the objects of one sequence, given by its two folders.  single: all ids are one object."""
     paths = layout.masks_in(annotation)
     if len(paths) < 3:
         raise UserError(
@@ -122,9 +122,9 @@ def score_sequence(annotation, result, single=False) -> list[ObjectScores]:
 
 
 def id_tables(first, single):
-    """Look-up tables, uint8 [256] or None, for the ids of annotations and of predictions.
+    """Two look-up tables, uint8 [256], that give annotations and predictions their ids; None = ids stay as they are.
 
-    first: the first annotation.  None: ids stay as they are.
+    first: the first annotation, uint8 [H,W].  single: all ids become object 1.
     """
     white = ids_in(first) - {0} == {VOID}
     if not (white or single):
@@ -138,14 +138,15 @@ def id_tables(first, single):
 
 
 def translated(ids, table):
+    """ids, uint8 [H,W], by one of the `id_tables`."""
     return ids if table is None else cv2.LUT(ids, table)
 
 
 def measure(paths, result, objects, truth_table, prediction_table):
-    """J and F of every object in every frame but the first and the last: [T-2,M,2].
+    """J and F of M objects in T frames without the first and the last: [T-2,M,2].
 
-    An object that is missing in a prediction is empty there.  A prediction may hold objects that appear after the
-    first frame; they are not scored.
+    paths: the T annotations.  result: folder of the predictions.  objects: the M ids.  An object that a prediction
+    lacks counts as empty there.  Objects that the annotations hold after the first frame only are not scored.
     """
     read_truth = lambda path: translated(read_ids(path), truth_table)
     known = object_ids(read_truth(paths[0])) | object_ids(read_truth(paths[-1]))

@@ -1,4 +1,4 @@
-"""The two folders of an evaluation: check that each is the one that was meant, and find the sequences to score.
+"""The two folders of an evaluation: check that they are the intended ones, and find the sequences to score.
 
 Layout of both: <folder>/<sequence>/<frame>.png.  Names that begin with a dot are ignored.
 """
@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.suggest import suggestion
 
 MASKS = "*/*.png"
-SPLITS = {"2017": ("2017",), "2016": ("480p", "2016")}  # folders of ImageSets
+SPLITS = {"2017": ("2017",), "2016": ("480p", "2016")}  # {year: folders of ImageSets}
 
 
 def masks_in(folder: Path) -> list[Path]:
@@ -22,11 +22,12 @@ def masks_in(folder: Path) -> list[Path]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The folders inside a folder, sorted; none if it cannot be read."""
+    """The names of the folders inside a folder, sorted; none if it cannot be read."""
     return sorted(name.rstrip(os.sep) for name in iglob("*/", root_dir=folder))
 
 
 def holds(folder: Path, *patterns: str) -> bool:
+    """Whether the folder holds a file or a folder that one of the glob patterns matches."""
     return any(any(iglob(pattern, root_dir=folder)) for pattern in patterns)
 
 
@@ -45,7 +46,7 @@ def check(annotations: Path, results: Path) -> None:
     if given.name.endswith("_vos") or holds(given.parent, "*_origin.json"):
         raise UserError(f"{annotations}: masks written by infer_vos.py (by name or record); {exchanged}")
     given = absolute(results)
-    if given.parent.name == "Annotations" or given.name == "Annotations" and (given.parent / "JPEGImages").is_dir():
+    if given.parent.name == "Annotations" or (given.name == "Annotations" and (given.parent / "JPEGImages").is_dir()):
         raise UserError(f"{results}: holds the annotations of a data set, not results; {exchanged}")
 
 
@@ -70,7 +71,8 @@ def check_layout(folder):
 def pairs(annotations: Path, results: Path, names=None) -> list[tuple[Path, Path]]:
     """(annotation, result), the two folders of every sequence to score.
 
-    names: sequences, each in both folders; None = all that are in both.  Raises UserError.
+    names: the sequences; None = all that are in both folders.  Raises UserError for a sequence that one of the folders
+    lacks.
     """
     known, held = names_in(annotations), names_in(results)
     chosen = [name for name in known if name in held] if names is None else list(dict.fromkeys(names))
@@ -92,7 +94,7 @@ def listed(names):
 
 
 def photos(annotation: Path) -> list[Path]:
-    """The frames of a sequence, in JPEGImages where its masks are in Annotations; none where there are none."""
+    """The frames of a sequence from JPEGImages, the folder beside Annotations; [] where there is no such folder."""
     parts = absolute(annotation).parts
     if "Annotations" not in parts:
         return []
@@ -101,7 +103,7 @@ def photos(annotation: Path) -> list[Path]:
 
 
 def unpaired(annotations: Path, results: Path) -> list[str]:
-    """Lines that name the sequences which only one of the folders holds."""
+    """Lines of text that name the sequences which only one of the folders holds."""
     known, held = set(names_in(annotations)), set(names_in(results))
     left_out = {"annotated, but without results": known - held, "without annotation": held - known}
     return [f"left out, {why}: {len(n)} sequences: {listed(sorted(n))}" for why, n in left_out.items() if n]
@@ -121,7 +123,7 @@ def check_numbering(annotation: Path) -> None:
 
 
 def read_names(path: Path) -> list[str]:
-    """The sequences of a text file.  A line is a name, or begins with the path of a frame as in DAVIS 2016."""
+    """The names of sequences in a text file.  A line is a name, or begins with the path of a frame as in DAVIS 2016."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -25,9 +25,9 @@ class Statistics(NamedTuple):
 def j_and_f(truth, prediction, void=None, radius=None):
     """J and F of one object in one frame, each in [0, 1].
 
-    radius: tolerance_px of the whole picture, if the masks are a part of it.
+    radius: tolerance_px of the whole picture, needed where the masks are a part of it.
     """
-    box = surroundings(truth | prediction)  # the pixels outside change neither measure
+    box = surroundings(truth | prediction)  # pixels outside change neither measure
     radius = radius or tolerance_px(truth.shape)
     truth, prediction = truth[box], prediction[box]
     if void is not None:
@@ -38,7 +38,7 @@ def j_and_f(truth, prediction, void=None, radius=None):
 def surroundings(mask):
     """The box that holds all pixels and contours of a mask [H,W], as an index.
 
-    It is one pixel larger on each side than the mask: contours lie left of and above it, and end where it ends.
+    The box is one pixel larger on each side than the mask: contours lie one pixel to the left of it and above it.
     """
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return np.s_[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
@@ -94,7 +94,7 @@ def banded(edge, radius):
 
 
 def widened(bands, radius):
-    """Pixels within the radius of a set pixel.  bands: uint8 [N,h,W] of `banded`; so is the result."""
+    """The pixels within the radius of a set pixel.  bands and result: uint8 [N,h,W], as `banded` makes them."""
     h = bands.shape[1]
     row = np.concatenate([bands[:, h - radius :] << 1, bands, bands[:, :radius] >> 1], axis=1)
     near, reach = np.zeros_like(bands), 0
@@ -115,7 +115,7 @@ def widened(bands, radius):
 def statistics(values):
     """Mean, recall and decay of a measure over the frames of a sequence.  values: [T], NaN = no value.
 
-    Decay is the mean of the first of four equal parts minus that of the last.  Neighbouring parts share a frame.
+    Decay is the mean of the first of four equal parts minus the mean of the last.  Neighbouring parts share a frame.
     """
     values = np.asarray(values, np.float64)
     assert values.ndim == 1 and len(values), "one value per frame"

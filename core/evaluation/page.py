@@ -23,12 +23,12 @@ from core.palette import OVERLAY_PALETTE, VOID, overlay, read_ids
 
 NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html")
-#: Of all curves and pictures.  Sequences have equal parts of it; where there are fewer than FEW, more would serve none.
+#: Bytes of all curves and pictures.  Each sequence may take an equal part, at most 1 / FEW.
 PAGE_BYTES, FEW = 9_800_000, 15
-#: Frames of a sequence with pictures: the worst, and evenly spaced ones.
+#: How many frames of a sequence have pictures: the worst, and evenly spaced frames.
 WORST, EVEN = 6, 6
 SIDE_PX, QUALITY = 320, 70
-#: As networks see frames: masks know nothing of a photo's EXIF orientation.
+#: Photos are read as networks see them: masks do not follow a photo's EXIF orientation.
 AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -55,12 +55,12 @@ def write(
             content = described(annotation, objects)
             spare = room - len(_json(content))
             content["shown"] = pictures(annotation, result, files, objects, spare, single)
-            file.write("," * (number > 0) + _json(content))
+            file.write(("," if number else "") + _json(content))
         file.write(f"]}}{tail}")
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element that holds it."""
+    """The value as JSON that cannot end the HTML script element which holds it."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -69,7 +69,7 @@ def percent(values) -> list[float]:
 
 
 def facts(folders: Sequence[tuple[Path, Path]], single: bool) -> list[tuple[str, str]]:
-    """(name, text) of what was scored and how; of masks that infer_vos.py wrote also how they were made."""
+    """(name, text) lines about the folders, the measure and, for masks of infer_vos.py, how they were made."""
     annotations, results = ({str(folder.parent): None for folder in side} for side in zip(*folders))
     found = [
         ("command", shlex.join(["python", *sys.argv])),
@@ -112,7 +112,7 @@ def described(annotation: Path, objects: Sequence[davis.ObjectScores]) -> dict[s
 def pictures(annotation, result, photos, objects, spare, single) -> list[dict[str, Any]]:
     """Annotation and prediction of the chosen frames of a sequence, as many as fit into `spare` bytes.
 
-    photos: stem -> file.  Void is not drawn.
+    photos: {stem of the frame's name: file}.  Void is not drawn.
     """
     paths = layout.masks_in(annotation)
     truth_table, prediction_table = davis.id_tables(read_ids(paths[0]), single)
@@ -133,7 +133,10 @@ def pictures(annotation, result, photos, objects, spare, single) -> list[dict[st
 
 
 def chosen(scores_T) -> list[int]:
-    """The frames to show, the worst first: the worst that lie apart, and evenly spaced ones, in turn."""
+    """The frames to show: in turn, one of the worst frames that lie apart, and one of evenly spaced frames.
+
+    scores_T: the score of every scored frame.
+    """
     T = len(scores_T)
     worst: list[int] = []
     for t in np.argsort(scores_T, kind="stable").tolist():
@@ -144,7 +147,7 @@ def chosen(scores_T) -> list[int]:
 
 
 def thumbnail(photo: np.ndarray, ids: np.ndarray) -> str:
-    """photo uint8 BGR [H,W,3] with the objects of ids uint8 [h,w] -> a small JPEG as a data URI."""
+    """A photo, uint8 BGR [H,W,3], with the objects of ids, uint8 [h,w], as a small JPEG in a data URI."""
     height, width = ids.shape
     scale = min(1.0, SIDE_PX / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -14,12 +14,12 @@ GLOBAL_COLUMNS = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Reca
 
 
 def row(scores):
-    """The values of GLOBAL_COLUMNS."""
+    """The values of the columns GLOBAL_COLUMNS for davis.Scores."""
     return (scores.jf_mean, *scores.J, *scores.F)
 
 
 def table(scores) -> str:
-    """Every object and the mean over objects, one line each; in percent."""
+    """A text with a line for every object and one for the mean over objects; in percent."""
     rows = [(s.name, row(s)) for s in scores]
     rows.append((f"mean of {len(scores)} object{'s' if len(scores) > 1 else ''}", row(overall(scores))))
     width = max(len(name) for name, _ in rows)
@@ -29,7 +29,7 @@ def table(scores) -> str:
 
 
 def amount(scores) -> str:
-    """How many frames were scored."""
+    """The number of scored frames and sequences in words."""
     frames = {score.sequence: score.frames for score in scores}
     sequences = f"{len(frames)} sequence{'s' if len(frames) > 1 else ''}"
     return f"{sum(frames.values())} frames of {sequences} (the first and the last of each are not scored)"
