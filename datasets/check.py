@@ -1,8 +1,8 @@
-"""What a configuration would train on, told before the training:
+"""Print what a configuration would train on, before the training:
 
     python -m datasets.check --config configs/own.yaml data.root=/my/videos
 
-A program, not a part of this room: the views and the step belong to the configuration's method.
+A program that lies in this room for its name only: it imports the configuration's method, whose views and step it runs.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from datasets.readers import VideoReader
 from training.run import Run
 from training.step import gradients
 
-#: Training samples on the sheet, and details named below a line.
+#: How many training samples the sheet shows, and how many details are printed below a line.
 SHOWN, NAMED = 6, 10
-#: Where a step takes more seconds than this, it is measured only once.
+#: A step that takes more seconds than this is measured only once.
 PATIENCE = 20.0
 
 
@@ -52,14 +52,14 @@ def parse() -> argparse.Namespace:
 
 
 def say(name: str, text: str, details=()) -> None:
-    """One line, and up to NAMED details below it."""
+    """Print one line, and up to NAMED details below it."""
     details = list(details)
     more = [f"... and {len(details) - NAMED} more"] if len(details) > NAMED else []
     print("\n".join([f"{name:<11}{text}", *(f"{'':<13}{detail}" for detail in [*details[:NAMED], *more])]), flush=True)
 
 
 def tell_videos(config: RunConfig, loader: clip.ClipLoader) -> None:
-    """What is there, and what is left out."""
+    """Print which videos there are, and which are left out."""
     reader, dataset, wanted = loader.dataset.reader, loader.dataset, config.clip
     lengths = [reader.length(video) for video in range(len(reader))]
     say("videos", f"{len(reader)} in {config.data.root} (data.reader = {config.data.reader}), {sum(lengths)} frames")
@@ -77,17 +77,19 @@ def tell_videos(config: RunConfig, loader: clip.ClipLoader) -> None:
 
 
 def _seconds(reader: VideoReader) -> str:
+    """The durations of the videos in words; "" where the reader knows none."""
     times = [reader.times(video) for video in range(len(reader))]
     known = [seconds[-1] - seconds[0] for seconds in times if seconds is not None]
     return f"; {min(known):.1f} to {max(known):.1f} seconds, {sum(known) / 60:.1f} minutes in all" if known else ""
 
 
 def tell_frames(reader: VideoReader, seconds: float) -> None:
-    """Sizes, and which frames cannot be read."""
+    """Print the sizes of the frames, and which frames cannot be read."""
     found, total = survey.read_frames(reader, seconds), sum(reader.length(video) for video in range(len(reader)))
     looked = found.read + found.unreadable
     sizes = [f"{width}x{height} ({count} videos)" for (width, height), count in found.sizes.most_common()]
-    say("sizes", ", ".join(sizes[:NAMED]) + f" and {len(sizes) - NAMED} more" * (len(sizes) > NAMED))
+    more = f" and {len(sizes) - NAMED} more" if len(sizes) > NAMED else ""
+    say("sizes", ", ".join(sizes[:NAMED]) + more)
     part = "all" if looked == total else f"{looked} of {total} in {seconds:g} s (--seconds looks longer)"
     reasons = (f"{path}: {why}" for path, why in found.reasons.items())
     say("frames", f"looked at {part}; {found.unreadable} cannot be read", reasons)
@@ -114,7 +116,10 @@ def measured_step(config: RunConfig, loader: clip.ClipLoader, samples: list[dict
 
 
 def tell_speed(config: RunConfig, loader: clip.ClipLoader, speed: survey.Speed, step: float) -> None:
-    """How fast samples are made, how many workers that takes, and how long the training takes."""
+    """Print how fast samples are made, how many workers the training needs, and how long it takes.
+
+    step: seconds that a training step takes once its batch is there.
+    """
     batch, workers, cores = config.data.batch_size, config.data.workers, os.cpu_count() or 1
     a_clip, views = speed.seconds / speed.clips, speed.views_seconds / speed.clips
     told = f"{1 / a_clip:.1f} clips/s: reading {1000 * (a_clip - views):.0f} ms a clip, views {1000 * views:.0f} ms"
@@ -149,7 +154,7 @@ def main() -> None:
         source = f"measured on {device}: loss and gradient"
     say("step", f"{step:.2f} s for {config.data.batch_size} clips ({source})")
     tell_speed(config, loader, speed, step)
-    clip.BadClips(config.data.bad_share).add(speed.clips, speed.bad)  # what would stop the training, stops here
+    clip.BadClips(config.data.bad_share).add(speed.clips, speed.bad)  # stops where the training would stop
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Clips of T frames from a reader's videos, and batches of them.
 
-Everything drawn for a clip comes from (seed, epoch, place in the epoch): neither the number of workers nor
-the number of processes changes it, and a run can go on at any step.
+All random draws for a clip follow from (seed, epoch, place in the epoch).  So the clips do not depend on the number of
+workers or of processes, and a run can go on at any step.
 """
 
 import logging
@@ -28,9 +28,9 @@ from datasets.readers import UnreadableFrame
 
 log = logging.getLogger(__name__)
 
-#: Times that differ by less are the same (seconds): indexes keep microseconds.
+#: Seconds.  Times that differ by less count as equal: the index of a video keeps microseconds.
 NO_TIME = 1e-5
-#: Seconds that workers have to end by themselves.
+#: Seconds after which workers that have not ended are killed.
 PATIENCE = 2.0
 MEMORY = (
     "Usually memory ran out: /dev/shm (in a container, start it with --shm-size=16g) or the machine's; "
@@ -41,7 +41,7 @@ MEMORY = (
 def places(length: int, clip: Clip, times: np.ndarray | None = None) -> int:
     """The number of frames at which a clip can start in a video of `length` frames; 0 if the video is too short.
 
-    times: seconds of the frames, ascending [length]; needed with clip.fps.
+    times: [length], the ascending times of the frames in seconds; needed with clip.fps.
     """
     if length < clip.frames:
         return 0
@@ -55,48 +55,50 @@ def places(length: int, clip: Clip, times: np.ndarray | None = None) -> int:
 
 
 def sample_frames(length: int, clip: Clip, rng: np.random.Generator, times: np.ndarray | None = None) -> list[int]:
-    """Draw the T frames of a clip from a video; no frame twice.  See `places` for the arguments.
+    """Draw the numbers of the T frames of a clip, none twice.  The arguments are those of `places`.
 
-    With clip.gap the frames are evenly spread over a window; with clip.fps they are the nearest ones to
-    start + i / fps seconds.
+    With clip.gap the frames are evenly spread over a window; with clip.fps they are the frames nearest to the times
+    start + i / fps.
     """
     count = places(length, clip, times)
     assert count, "videos shorter than a clip are left out beforehand"
     start = int(rng.integers(0, count))
     if clip.fps is None or times is None:
         _, step = _window(length, clip)
-        ids = [start + int(i * step) for i in range(clip.frames)]
+        frames = [start + int(i * step) for i in range(clip.frames)]
     else:
-        ids = _nearest(times, times[start] + np.arange(clip.frames) / clip.fps)
-    return [ids[i] for i in rng.permutation(clip.frames)] if clip.order == "random" else ids
+        frames = _nearest(times, times[start] + np.arange(clip.frames) / clip.fps)
+    return [frames[i] for i in rng.permutation(clip.frames)] if clip.order == "random" else frames
 
 
 def _window(length, clip):
-    """(frames of the window, frames from one sampled frame to the next) of a clip with clip.gap."""
+    """(length of the window, step from one sampled frame to the next), in frames, for a clip with clip.gap."""
     window = min(length, clip.gap * clip.frames)
-    return window, window // clip.frames if clip.step == "whole" else window / clip.frames
+    step = window // clip.frames if clip.step == "whole" else window / clip.frames
+    return window, step
 
 
 def _nearest(times, wanted):
-    """The frames nearest to the wanted times, ascending; of two equally near ones the later, and no frame twice."""
+    """The frame nearest to each wanted time, ascending, none twice; of two equally near frames, the later."""
     right = np.searchsorted(times, wanted).clip(1, len(times) - 1)
     left_is_nearer = wanted - times[right - 1] < times[right] - wanted - NO_TIME
-    ids = np.where(left_is_nearer, right - 1, right)
-    # Where the video has fewer frames a second than wanted the nearest ones repeat: the following ones stand in.
-    steps = np.arange(len(ids))
-    ids = np.maximum.accumulate(ids - steps) + steps
-    return np.minimum(ids, len(times) - len(ids) + steps).tolist()
+    frames = np.where(left_is_nearer, right - 1, right)
+    # Where the video has fewer frames a second than wanted, a frame is nearest to several times.  The frames after it
+    # take its place: each is at least one more than the frame before, and leaves room for those that follow.
+    steps = np.arange(len(frames))
+    frames = np.maximum.accumulate(frames - steps) + steps
+    return np.minimum(frames, len(times) - len(frames) + steps).tolist()
 
 
 class ClipDataset(Dataset):
     """Item (epoch, place, video) -> one training sample; `place` is the position of the clip in the epoch.
 
     reader: datasets.readers.VideoReader.  views: called with (frames, rng), see models/method.py.  folder_fps: see
-    core.schema.Data.  A sample is the dict of the views with one more key, "bad": (path, reason) of the files that
-    could not be read; each time another video took the clip's place.  Where there is a key "error", it says why
-    there is no sample.
-    videos: the videos that are long enough.  clips: the video of every clip of an epoch, which takes
-    clip.clips_per_video of each, or as many as it has places where a clip can start.
+    core.schema.Data.  A sample is the dict of the views with one more key, "bad": the (path, reason) of every file that
+    could not be read; each time a clip of another video took its place.  Where no sample could be made, a key "error"
+    says why.
+    videos: the numbers of the videos that are long enough.  clips: the video of every clip of an epoch, which takes
+    clip.clips_per_video clips of each video, or as many as there are frames at which a clip can start.
     """
 
     tries = 32
@@ -110,11 +112,11 @@ class ClipDataset(Dataset):
         self.clips = [video for video in self.videos for _ in range(min(counts[video], clip.clips_per_video))]
         self.left_out = len(reader) - len(self.videos)
         if not self.videos:
-            rate = "" if clip.fps is None else f" at clip.fps = {clip.fps}"
+            rate, raised = ("", "") if clip.fps is None else (f" at clip.fps = {clip.fps}", ", raise clip.fps")
             raise UserError(
                 f"clip.frames = {clip.frames}{rate}: none of the {len(reader)} videos is long enough (frames of the"
-                f" longest: {max(map(reader.length, range(len(reader))), default=0)}); lower clip.frames"
-                f"{rate and ', raise clip.fps'} or set data.root to longer videos"
+                f" longest: {max(map(reader.length, range(len(reader))), default=0)}); lower clip.frames{raised}"
+                " or set data.root to longer videos"
             )
         if self.left_out:
             least = "" if clip.fps is None else f" or {(clip.frames - 1) / clip.fps:.3g} seconds"
@@ -123,7 +125,7 @@ class ClipDataset(Dataset):
             )
 
     def _times(self, video):
-        """The times of the frames in seconds; None where clip.gap needs none."""
+        """The times of a video's frames in seconds; None for clips with clip.gap, which need none."""
         if self.clip.fps is None:
             return None
         times = self.reader.times(video)
@@ -143,12 +145,12 @@ class ClipDataset(Dataset):
         bad: list[tuple[str, str]] = []
         for _ in range(self.tries):
             try:
-                ids = sample_frames(self.reader.length(video), self.clip, rng, self._times(video))
-                return {**self.views(self.reader.read(video, ids), rng), "bad": bad}
+                frames = sample_frames(self.reader.length(video), self.clip, rng, self._times(video))
+                return {**self.views(self.reader.read(video, frames), rng), "bad": bad}
             except UnreadableFrame as error:
                 bad.append((error.path, error.reason))
                 video = self.videos[rng.integers(len(self.videos))]
-            # Raised in a worker, these would come with the worker's traceback in their message.
+            # An error that a worker raises gets the worker's traceback into its message: these are returned instead.
             except UserError as error:
                 return {"bad": bad, "error": str(error)}
             except MemoryError:
@@ -164,8 +166,8 @@ def _first_ten(reasons):
 class BadClips:
     """Counts the clips that could not be read; too large a share of them stops the run.
 
-    share: the largest share that is accepted.  `warm_up`: fewer clips are judged as if they were this many, so that
-    one bad file at the start does not stop the run.
+    share: the largest share that is accepted.  warm_up: the share is taken of this many clips at least, so that one bad
+    file at the start does not stop the run.
     """
 
     warm_up = 200
@@ -175,7 +177,10 @@ class BadClips:
         self.reasons: dict[str, str] = {}
 
     def add(self, clips: int, bad: list[tuple[str, str]]) -> None:
-        """clips: the number wanted.  bad: (path, reason) of the ones that were replaced.  Raises UserError."""
+        """Count `clips` sound clips and the bad clips that they replaced; bad: (path, reason) of each.
+
+        Raises UserError where the share of bad clips is too large.
+        """
         self.clips += clips + len(bad)
         self.bad += len(bad)
         for path, reason in bad:
@@ -190,11 +195,11 @@ class BadClips:
 
 
 class ClipLoader:
-    """Batches of a ClipDataset, step by step, through as many epochs as it takes.
+    """Batches of a ClipDataset, step by step, through as many epochs as needed.
 
     batch_size: clips of all processes together; this process (rank of world) gets its equal share of each batch.
     An epoch is one random order of the data set's clips, cut into whole batches; an order shorter than a batch is
-    repeated until it fills one.  device: batches are pinned for "cuda".
+    repeated until it fills a batch.  device: for "cuda" batches are in pinned memory.
     """
 
     def __init__(
@@ -221,12 +226,14 @@ class ClipLoader:
 
     @contextmanager
     def serve(self, first_step: int, last_step: int) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
-        """with loader.serve(a, b) as batches: yields the iterator `batches(a, b)`; its workers end with the block.
+        """with loader.serve(a, b) as batches: the iterator `batches(a, b)`; its workers end with the block.
 
-        torch reports the death of a worker wherever the main process is at that moment: here it becomes a UserError.
+        torch raises an error for a dead worker wherever the main process is at that moment.  In the block it becomes a
+        UserError.
         """
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: as told
+            # The user may ask for more workers than there are cores.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader = DataLoader(
                 self.dataset,
                 batch_sampler=self._items(first_step, last_step),
@@ -261,17 +268,17 @@ class ClipLoader:
             yield batch
 
     def _items(self, first_step, last_step):
-        """Per step the (epoch, place, video) of this process's clips."""
-        share, order_of = self.batch_size // self.world, None
+        """For each step a list of (epoch, place, video), one entry for each clip of this process."""
+        share, ordered_epoch = self.batch_size // self.world, None
         for step in range(first_step, last_step):
             epoch, batch = divmod(step, self.steps_per_epoch)
-            if order_of != epoch:
-                order_of, order = epoch, self.order(epoch)
+            if ordered_epoch != epoch:
+                ordered_epoch, order = epoch, self.order(epoch)
             first = batch * self.batch_size + self.rank * share
             yield [(epoch, place, order[place]) for place in range(first, first + share)]
 
     def order(self, epoch: int) -> list[int]:
-        """The video of every clip of an epoch, in order: steps_per_epoch * batch_size of them."""
+        """The video of every clip of an epoch, in order, [steps_per_epoch * batch_size]."""
         rng = np.random.default_rng([self.dataset.seed, epoch, 0])
         order = [self.dataset.clips[i] for i in rng.permutation(len(self.dataset))]
         size = self.steps_per_epoch * self.batch_size
@@ -279,7 +286,10 @@ class ClipLoader:
 
 
 def settled(config: RunConfig) -> RunConfig:
-    """The configuration for the videos that are there: a reader for "auto", and clip.gap or clip.fps for both."""
+    """The configuration with the choices that depend on the videos made.
+
+    data.reader "auto" becomes the name of a reader.  Where clip.gap and clip.fps are both given, one of them remains.
+    """
     data, clip = config.data, config.clip
     reader = readers.fitting(data.root, data.list) if data.reader == "auto" else data.reader
     if clip.gap is not None and clip.fps is not None:
@@ -289,7 +299,7 @@ def settled(config: RunConfig) -> RunConfig:
 
 
 def loader(config: RunConfig, views: Callable, device: torch.device | str) -> ClipLoader:
-    """The batches of clips that a run trains on, this process's share."""
+    """The ClipLoader of a run for this process.  Raises UserError for data that the run cannot use."""
     data = config.data
     if Path(data.root).is_relative_to("data/sample") and not Path(data.root).is_dir():
         raise UserError(f"data.root = {data.root}: is not there yet; make it: python -m datasets.sample")
@@ -297,37 +307,39 @@ def loader(config: RunConfig, views: Callable, device: torch.device | str) -> Cl
     clips = ClipDataset(reader, config.clip, views, config.seed, data.folder_fps)
     rank, world = distributed.rank(), distributed.world_size()
     if data.batch_size % (data.accumulate * world):
-        of = f"data.accumulate = {data.accumulate}" + (f" times the {world} processes sharing it" if world > 1 else "")
-        raise UserError(f"data.batch_size = {data.batch_size}: must be a multiple of {of}")
+        divisor = f"data.accumulate = {data.accumulate}"
+        if world > 1:
+            divisor += f" times the {world} processes sharing it"
+        raise UserError(f"data.batch_size = {data.batch_size}: must be a multiple of {divisor}")
     return ClipLoader(clips, data.batch_size, data.workers, data.bad_share, device, rank, world)
 
 
 def _collate(samples):
-    """(a batch, "bad" of all its samples, the first error); without a batch where there is an error."""
+    """(the batch, the "bad" entries of all samples, the first "error"); the batch is None where there is an error."""
     bad = [entry for sample in samples for entry in sample.pop("bad")]
     error = next((sample["error"] for sample in samples if "error" in sample), None)
     try:
         return None if error else default_collate(samples), bad, error
     except RuntimeError as failure:
-        if "</torch_" not in str(failure):  # how torch calls a batch's place in shared memory
+        if "</torch_" not in str(failure):  # torch names places in shared memory so
             raise
         return None, bad, f"no memory was left to hand a batch over ({failure}).  {MEMORY}"
 
 
 def _workers(batches):
-    """The processes of a DataLoader's iterator; torch keeps them to itself."""
+    """The worker processes of a DataLoader's iterator, for which torch has no public name."""
     return getattr(batches, "_workers", [])
 
 
 def _worker_died(batches, error):
     """Whether the death of a worker is the cause of an error."""
-    # The half-sent batch of a dead worker raises whatever the connection meets.
+    # A batch that a dead worker sent in part raises errors of any kind.
     dead = any(worker.exitcode is not None for worker in _workers(batches)) and not batches._shutdown
     return "DataLoader worker (pid" in str(error) or (dead and not str(error).startswith("Caught "))
 
 
 def _end_workers(batches):
-    """End the workers within seconds: as torch does, and by force where they take longer."""
+    """End the workers as torch does, and kill them where this takes longer than PATIENCE."""
     workers = _workers(batches)
     if not workers:
         return
@@ -341,7 +353,7 @@ def _end_workers(batches):
 
 
 def _start_worker(_):
-    """The main process decides how to answer a signal to all processes: workers go on until it ends them."""
+    """Set up a worker: it ignores signals to all processes, and goes on until the main process ends it."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_obey, daemon=True).start()
@@ -350,13 +362,13 @@ def _start_worker(_):
 
 
 def _report(kind, error, trace):
-    """Show an error of a worker's thread, unless a signal let the main process go in the middle of fetching a batch."""
+    """Show an error of a worker's thread, but no broken connection: the main process may stop while it gets a batch."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
 def _obey():
-    """End this worker at a SIGTERM from the main process; one from any other process is ignored."""
+    """End this worker at a SIGTERM from the main process; a SIGTERM from any other process is ignored."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -1,8 +1,8 @@
-"""Lists of what lies on the disk of a data set, for training (data.list) and for inference (--list).
+"""Write the lists of a data set on this disk, for training (data.list) and for inference (--list).
 
     python -m datasets.filelists NAME [--root DIR] [--out DIR]
 
-Says how many videos there are, and how many there should be.
+Prints how many videos there are, and how many there should be.
 """
 
 import argparse
@@ -19,15 +19,16 @@ from datasets.listing import cached, check_found
 from datasets.readers import frames
 from datasets.vos_sequences import VosSequence
 
-#: what a list holds: its lines, and how many videos they name
+#: the lines of a list, and how many videos they name
 Found = tuple[list[str], int]
 
 
 class Part(NamedTuple):
-    """A list: its name behind the data set's, and what finds its lines.
+    """One list of a data set.
 
-    folder: below the data set's, from which the paths in the list start.  videos: how many there should be.  about: so
-    many, more or less.
+    name: the second part of the list's name, after the data set's.  found: a function that makes the list for a folder.
+    folder: where the paths in the list start, relative to the data set's folder.  videos: how many there should be;
+    about: this number is not exact.
     """
 
     name: str
@@ -45,18 +46,23 @@ class Part(NamedTuple):
         return f"{'about ' if self.about else ''}{self.videos:,} videos"
 
     def told(self, videos: int) -> str:
-        """How many videos there are against how many there should be."""
-        lacking = 0 if self.about else self.videos - videos
-        verdict = f", {lacking:,} are missing" if lacking > 0 else f", {-lacking:,} too many" if lacking else ""
+        """In words, how many videos there are and how many there should be."""
+        verdict = ""
+        if not self.about and videos < self.videos:
+            verdict = f", {self.videos - videos:,} are missing"
+        elif not self.about and videos > self.videos:
+            verdict = f", {videos - self.videos:,} too many"
         return f"{videos:,} of {self.total}{verdict}"
 
 
 def frame_folders(root: Path) -> Found:
+    """A folder of frames a line."""
     names = frames.Reader(root).names
     return [quoted(name) for name in names], len(names)
 
 
 def video_files(root: Path) -> Found:
+    """A video file a line."""
     from datasets.readers import videos  # needs a package that folders of frames do without
 
     with cached(root, "videos") as known:
@@ -66,7 +72,7 @@ def video_files(root: Path) -> Found:
 
 
 def davis(root: Path, split: str) -> Found:
-    """Every mask is in the list, so that infer_vos.py measures J&F; a sequence without frames is not."""
+    """`flag image mask` a line, with every mask, so that infer_vos.py measures J&F, and no sequence without frames."""
     path = root / "ImageSets" / "2017" / f"{split}.txt"
     names = path.read_text().split() if path.is_file() else []
     here = [name for name in names if (root / "JPEGImages" / "480p" / name).is_dir()]
@@ -88,12 +94,13 @@ def inference(root: Path, sequences: list[VosSequence]) -> Found:
 
 
 def quoted(name: str) -> str:
-    """A name as lists take it: in quotes where white space, a comma, a quote or a # would be misread."""
-    plain = not any(sign.isspace() or sign in "\"',#" for sign in name)
-    return name if plain else f"'{name}'" if '"' in name else f'"{name}"'
+    """A name for a list: in quotes where it holds white space, a comma, a quote or a #."""
+    if not any(sign.isspace() or sign in "\"',#" for sign in name):
+        return name
+    return f"'{name}'" if '"' in name else f'"{name}"'
 
 
-#: name -> the folder where data/README.md puts it, and its lists
+#: {name: (the folder where data/README.md puts the data set, its lists)}
 SETS = {
     "ytvos": ("data/ytvos", (Part("train", frame_folders, "train/JPEGImages", 3471), Part("valid", ytvos, ".", 474))),
     "oxuva": ("data/OxUvA/images/dev", (Part("train", frame_folders, ".", 200, about=True),)),
@@ -110,7 +117,10 @@ SETS = {
 
 
 def write(name: str, part: Part, root: Path, out: Path) -> str:
-    """Write one list of the data set `name` at root -> what is to be said of it.  Raises UserError."""
+    """Write one list of the data set `name` at root.  Returns the text to print about it.
+
+    Raises UserError where the data set is not there or cannot be used.
+    """
     folder = root / part.folder
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; data/README.md says where the data come from")

@@ -17,16 +17,16 @@ from core.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Joins the names of a folder's files into one string that all folders of the same names share: millions of
-#: frames then take a few MB.
+#: The names of a folder's files are kept as one string, joined by this.  Folders with the same names share the string,
+#: so that millions of frames take a few MB.
 JOINT = "/"
-#: Stands between a folder's files and its sub-folders in the cache.
+#: Separates a folder's files from its sub-folders in the cache.
 END = "//"
-#: characters of a line of a list: the longest path that Linux opens
+#: Most characters of a line of a list: the longest path that Linux opens.
 LONGEST = 4096
 #: The first column of a training list: in quotes, up to a tab, or up to white space or a comma.
 COLUMN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\t]+)\t|([^\s,]+))""")
-#: Count up when the content of the cache, or how it is found, changes.
+#: The version of the cache's content; count it up when the content, or how it is found, changes.
 CACHE_FORMAT = 2
 
 
@@ -40,7 +40,10 @@ def check_root(root: str | Path) -> Path:
 
 
 def check_found(found: Iterable, root: Path, kind: str, suffixes: tuple[str, ...], other: str) -> None:
-    """UserError where no video was found.  kind: of files.  other: the setting that reads the other kind."""
+    """Raise UserError where nothing was found.
+
+    kind: of files, in words.  suffixes: endings of such files.  other: the setting that reads files of the other kind.
+    """
     if not found:
         raise UserError(
             f"data root {root}: no {kind} found; looked for files ending in {', '.join(suffixes)} in all folders below"
@@ -51,9 +54,9 @@ def check_found(found: Iterable, root: Path, kind: str, suffixes: tuple[str, ...
 def list_entries(path: str | Path, root: Path) -> list[str]:
     """The entries of a training list in its order: paths relative to root.
 
-    One a line, a leading "/" or "./" allowed; only the first column counts, which ends at a tab or, without one, at
-    white space or a comma, unless it stands in quotes.  Empty lines and lines that start with # are left out.  Raises
-    UserError for a list that cannot be read, is empty or belongs to another root.
+    One entry a line, a leading "/" or "./" is allowed.  Only the first column counts: it stands in quotes, or ends at a
+    tab, or in a line without tabs at white space or a comma.  Empty lines and lines that start with # are left out.
+    Raises UserError for a list that cannot be read, is empty or belongs to another root.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -78,8 +81,8 @@ def list_entries(path: str | Path, root: Path) -> list[str]:
 def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -> Iterator[tuple[str, str]]:
     """Yield (folder relative to root, its files joined by JOINT) for every folder that holds files with these suffixes.
 
-    below: the folder to start from.  known: entries of `cached`; a folder whose time of change is the known one
-    is not listed again.  Links are followed, but not in circles.  Folders that cannot be read are named in the log.
+    below: the folder to start from.  known: entries of `cached`; a folder whose `mark` is the known one is not listed
+    again.  Links are followed, but not in circles.  Folders that cannot be read are named in the log.
     """
     started, visited, waiting = time.time(), set(), [os.path.normpath(below)]
     while waiting:
@@ -92,7 +95,7 @@ def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -
             visited.add((status.st_dev, status.st_ino))
             if known.get(folder, (None,))[0] != mark(status):
                 names, folders = list_folder(path, suffixes)
-                # A folder may change again within the tick of its clock: a young one is listed next time, too.
+                # A folder that changed just now may change again without a new time: it is listed again next time.
                 lasting = mark(status) if started - status.st_mtime >= 2 else None
                 known[folder] = (lasting, JOINT.join(names) + END + JOINT.join(folders))
         except OSError as error:
@@ -105,7 +108,7 @@ def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -
 
 
 def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """(files that end in `suffixes`, sub-folders) of a folder, each in order; hidden ones are left out."""
+    """(files that end in `suffixes`, sub-folders) of a folder, sorted; names that begin with a dot are left out."""
     files, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -121,19 +124,19 @@ def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str
 def _is_folder(entry):
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, for example; what is called a frame is told when it is read
+    except OSError:  # a link to itself, for example; where its name is that of a frame, the reader reports it
         return False
 
 
 def _by_number(name):
-    """Sorts frame_2 before frame_10."""
+    """A key for sorting that puts frame_2 before frame_10."""
     parts = re.split(r"(\d+)", name)
     parts[1::2] = map(int, parts[1::2])
     return parts, name
 
 
 def counted(items: Iterable, doing: str) -> Iterator:
-    """Yield the items; print what the program is doing, and how far it is, every five seconds."""
+    """Yield the items; every five seconds, print `doing` and the number of items so far."""
     reported = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item
@@ -143,23 +146,23 @@ def counted(items: Iterable, doing: str) -> Iterator:
 
 
 def mark(status: os.stat_result) -> list[int]:
-    """Changes whenever a file or a folder does."""
+    """Size and time of change: numbers that change whenever the file or the folder does."""
     return [status.st_size, status.st_mtime_ns]
 
 
 @contextmanager
 def cached(root: Path, kind: str, wanted: bool = True) -> Iterator[dict]:
-    """with cached(root, "frames") as known: {path relative to root: (mark, text)}, to be read and changed.
+    """with cached(root, "frames") as known: a dict {path relative to root: (mark, text)} to read and change.
 
-    text: the content of that file or folder when it had this mark; None: it has to be read again.  What is known is
-    kept in the user's cache folder, after an error too; one process at a time reads and changes it.
+    text: what the file or folder held when it had this mark; mark None: it must be read again.  The dict is kept in the
+    user's cache folder, after an error too; one process at a time reads and changes it.  wanted: False = keep nothing.
     """
     if not wanted:
         yield {}
         return
     path = _cache_path(root, kind)
     with ExitStack() as stack:
-        with suppress(OSError):  # no place for a cache, or a file system without locks: each process for itself
+        with suppress(OSError):  # no place for a cache, or no locks there: each process then reads for itself
             path.parent.mkdir(parents=True, exist_ok=True)
             fcntl.flock(stack.enter_context(open(path.with_suffix(".lock"), "w")), fcntl.LOCK_EX)
         before = _load(path)
@@ -189,7 +192,7 @@ def _load(path):
 
 
 def _save(path, known, root):
-    """Folders of the same content share its text.  Where nothing can be written only time is lost."""
+    """Write the cache; equal texts are written once.  Where it cannot be written, only time is lost."""
     places = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in known.values()))}
     entries = {name: (mark, places[text]) for name, (mark, text) in known.items()}
     try:

@@ -11,8 +11,8 @@ Layout (DAVIS 2017, and under valid/ the clip in which an animal enters late as 
     valid/{JPEGImages,Annotations,meta.json} the late clip; an object's mask at the frame of its birth alone
     sample.json                              version and settings; written last
 
-All objects of a clip are in its first frame and ids are 1, 2, ...; but in the late clip the last object is born at
-the first frame that shows half of it or more, and is not annotated before.  DAVIS' measure scores the others there.
+All objects of a clip are in its first frame, and their ids are 1, 2, ...  Only in the late clip the last object is born
+at the first frame that shows half of it or more, and is not annotated before; DAVIS' measure does not score it.
 """
 
 import argparse
@@ -51,7 +51,7 @@ LATE = "late-turtle"
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that decide the set's content.  frames: of a clip; height, width: px of a frame."""
+    """The settings that decide the set's content: numbers of clips, frames of a clip, height and width in px."""
 
     seed: int = 0
     train_clips: int = 36
@@ -62,11 +62,11 @@ class Settings:
 
 
 def make_sample(root: str | Path, seed: int = 0, workers: int | None = None, **settings: int) -> bool:
-    """Make the sample set at root, whole or not at all -> True; False where it is there already.
+    """Make the sample set at root, whole or not at all.  Returns False where the set is there already, else True.
 
-    settings: other fields of Settings.  workers: processes, None = one a core.  The same settings give the
-    same masks and frames, but for rounding on other processors.  Raises UserError where root holds anything else
-    or cannot be written.
+    settings: other fields of Settings.  workers: processes, None = one a core.  The same settings give the same masks
+    and frames, up to rounding on other processors.  Raises UserError where root holds anything else or cannot be
+    written.
     """
     root, wanted = Path(root), Settings(seed=seed, **settings)
     if _complete(root, wanted):
@@ -88,7 +88,7 @@ def make_sample(root: str | Path, seed: int = 0, workers: int | None = None, **s
 
 
 def _complete(root, settings):
-    """Whether root holds this very set.  Raises UserError where it holds anything else."""
+    """Whether root holds the set of these settings.  Raises UserError where it holds anything else."""
     advice = "choose another --out, or delete it and run this again"
     if (root / STAMP).is_file():
         try:
@@ -105,7 +105,7 @@ def _complete(root, settings):
 
 
 def _write(root, settings, workers):
-    """All clips, the lists, the stamp."""
+    """Write all clips, the lists and the stamp."""
     splits = {"train": [f"clip-{index:03d}" for index in range(settings.train_clips)], "val": sorted(VALIDATION)}
     jobs = [(root, settings, name) for name in [*splits["val"], *splits["train"]]]
     if workers == 1:
@@ -123,7 +123,7 @@ def _write(root, settings, workers):
 
 
 def write_clip(root: Path, settings: Settings, name: str) -> None:
-    """Render one clip and write its frames, and its masks, or for training its video."""
+    """Render one clip; write its frames, and its masks (a validation clip) or its video file (a training clip)."""
     frames, ids_T = _render(settings, name)
     images, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
     images.mkdir(parents=True)
@@ -146,7 +146,7 @@ def write_clip(root: Path, settings: Settings, name: str) -> None:
 
 
 def _write_video(path, frames):
-    """The frames as an mp4 file."""
+    """Write the frames as an mp4 file."""
     path.parent.mkdir(exist_ok=True)
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 24, (width, height))
@@ -158,7 +158,7 @@ def _write_video(path, frames):
 
 
 def _write_valid(valid, images, ids_T, birth):
-    """The late clip in the layout of YouTube-VOS' valid/: masks at the births alone, each with the newborn only."""
+    """Write the late clip in the layout of YouTube-VOS' valid/: every mask holds only the objects born at its frame."""
     shutil.copytree(images, valid / "JPEGImages" / LATE)
     animals = VALIDATION[LATE][1]
     newborn = {0: ids_T[0], birth: np.where(ids_T[birth] == len(animals), ids_T[birth], np.uint8(0))}
@@ -172,7 +172,7 @@ def _write_valid(valid, images, ids_T, birth):
 
 
 def _render(settings, name):
-    """The clip's frames and ids.  For validation, scenes in which an animal is not well seen are drawn anew."""
+    """The clip's frames and ids.  A validation clip is drawn again until all its animals are well seen."""
     shape = (settings.height, settings.width)
     for attempt in range(500):
         rng = np.random.default_rng((settings.seed, *name.encode(), attempt))

@@ -1,4 +1,4 @@
-"""What training videos are like before a training: which frames can be read, how fast, what samples look like."""
+"""Facts about training videos before a training: which frames can be read, how fast, and what samples look like."""
 
 import math
 import time
@@ -15,29 +15,33 @@ from core.errors import UserError
 from datasets.clip import ClipLoader
 from datasets.readers import UnreadableFrame, VideoReader
 
-#: Frames that are read at a time.
+#: How many frames are read at a time.
 CHUNK = 16
 TILE_PX, TITLE_PX = 128, 18
-#: Frames of a clip that the sheet shows.
+#: How many frames of a clip the sheet shows.
 COLUMNS = 8
 
 
 @dataclass
 class Frames:
-    """What reading frames told.  sizes: (width, height) -> videos.  read, unreadable: frames.  reasons: file -> why."""
+    """What `read_frames` found.
+
+    sizes: {(width, height): number of videos}.  read, unreadable: numbers of frames.  reasons: {file: why it cannot be
+    read}.
+    """
 
     sizes: Counter = field(default_factory=Counter)
     read: int = 0
     unreadable: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def take(self, reader: VideoReader, video: int, ids: list[int]) -> list[np.ndarray]:
-        """Those of the frames that can be read."""
+    def take(self, reader: VideoReader, video: int, numbers: list[int]) -> list[np.ndarray]:
+        """Read and count some frames of a video.  Returns the frames that can be read."""
         try:
-            frames = reader.read(video, ids)
+            frames = reader.read(video, numbers)
         except UnreadableFrame as error:
-            if len(ids) > 1:  # the others may be sound
-                return [frame for i in ids for frame in self.take(reader, video, [i])]
+            if len(numbers) > 1:  # the others may be sound
+                return [frame for number in numbers for frame in self.take(reader, video, [number])]
             self.unreadable += 1
             self.reasons[error.path] = error.reason
             return []
@@ -65,8 +69,9 @@ def read_frames(reader: VideoReader, seconds: float) -> Frames:
 
 @dataclass
 class Speed:
-    """What making samples told.  seconds: for all clips; views_seconds: without reading them.
+    """What `make_samples` measured.
 
+    clips: how many were made.  seconds: for all clips; views_seconds: the part of the views, without reading.
     samples: (name of the video, sample) of the first clips.  bad: (path, reason) of clips that could not be read.
     """
 
@@ -78,9 +83,9 @@ class Speed:
 
 
 def make_samples(loader: ClipLoader, seconds: float, keep: int) -> Speed:
-    """Make samples of the first epoch as a worker does, for so many seconds, and keep the first so many.
+    """Make samples of the first epoch as a worker does, for so many seconds.
 
-    Raises UserError where none can be made.
+    keep: how many of the first samples are kept.  Raises UserError where no sample can be made.
     """
     speed, views = Speed(), loader.dataset.views
 
@@ -111,7 +116,7 @@ def make_samples(loader: ClipLoader, seconds: float, keep: int) -> Speed:
 
 @contextmanager
 def _as_worker() -> Iterator[None]:
-    """As many threads as a worker of the loader has: one."""
+    """Inside, torch and OpenCV use one thread, as in a worker of the loader."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -123,7 +128,7 @@ def _as_worker() -> Iterator[None]:
 
 
 def sheet(samples: list[tuple[str, dict]]) -> np.ndarray:
-    """The pictures of samples, one under another, a row for each view -> uint8 RGB [H,W,3]."""
+    """The pictures of samples, one below another, with a row for each view -> uint8 RGB [H,W,3]."""
     blocks = []
     for name, sample in samples:
         views = {view: value.numpy() for view, value in sample.items() if value.dtype == torch.uint8}

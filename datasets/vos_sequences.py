@@ -1,6 +1,6 @@
 """Videos to segment: frames, the masks that are given, and which frames are written.
 
-Objects are born at the given masks: an id counts where no earlier mask holds it.  Propagation follows it from there.
+An object is born at the first given mask that holds its id.  Later masks do not change it: propagation follows it.
 """
 
 import os
@@ -28,10 +28,11 @@ WORD = re.compile(r"""(?:"([^"]*)"|'([^']*)')(?=\s|$)|(\S+)""")
 
 @dataclass(frozen=True)
 class VosSequence:
-    """One video.  images, masks (None = none given), written: one entry a frame.
+    """One video of T frames.
 
-    annotations: the folder with a mask for every frame, where there is one.  remark: what whoever reads results on this
-    data set has to know.
+    images [T]: files of the frames.  masks [T]: files of the given masks, None = none.  written [T]: whether the mask
+    of a frame is written.  annotations: a folder with a mask of every frame, None = no such folder.  remark: a sentence
+    that readers of results on this data set must know.
     """
 
     name: str
@@ -51,7 +52,10 @@ class VosSequence:
         return tuple(path.stem for path in self.images)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Decode frame after frame -> uint8 RGB [H,W,3]; UserError names a damaged file or one of another size."""
+        """Decode and yield the frames, uint8 RGB [H,W,3].
+
+        Raises UserError for a file that is damaged or has another size than the files before.
+        """
         size = None
         for path in self.images:
             frame = read_frame(path)
@@ -64,14 +68,15 @@ class VosSequence:
             yield frame
 
     def given(self) -> dict[int, np.ndarray]:
-        """The masks at which objects are born: {frame index: ids uint8 [H,W]}, void taken out.
+        """The masks at which objects are born: {frame index: ids uint8 [H,W]}, with the newborn objects only.
 
-        Where the masks hold 0 and 255 alone, 255 is an object, not void: id 1.  UserError where there is no object.
+        Where the masks hold only 0 and 255, then 255 is not void but an object, which gets id 1.  Raises UserError
+        where the masks hold no object.
         """
         return self._births()[0]
 
     def doubts(self) -> Iterator[tuple[Path, str]]:
-        """(path, remark) about every given mask that looks wrong or is read in a special way."""
+        """Yield (path, remark) for every given mask that looks wrong or is read in a special way."""
         given, binary = self._births()
         for t, ids in given.items():
             if binary:
@@ -80,7 +85,7 @@ class VosSequence:
                 yield self.masks[t], text
 
     def _births(self):
-        """(the masks of given(), whether they mark an object with 255)"""
+        """(the masks of given(), whether 255 marks an object in them)."""
         known, given, void = {0, VOID}, {}, {}
         for t, path in enumerate(self.masks):
             if path is None:
@@ -117,7 +122,7 @@ class SequenceReader(VideoReader):
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """Decode a picture -> uint8 RGB [H,W,3]; UserError names a file that is missing or damaged."""
+    """Decode a picture -> uint8 RGB [H,W,3].  Raises UserError where the file is missing or damaged."""
     try:
         return decode(path)
     except UnreadableFrame as error:
@@ -127,8 +132,9 @@ def read_frame(path: Path) -> np.ndarray:
 def davis(root: str | Path, split: str = "val", names: list[str] | None = None, births=False) -> list[VosSequence]:
     """DAVIS 2017: root/{JPEGImages,Annotations}/480p/<sequence>, root/ImageSets/2017/<split>.txt.
 
-    Every frame is written.  The annotation of the first frame is given; births: and, where an object enters later, the
-    first annotation that has it.  names: these sequences only, here and below.
+    Every frame is written.  The annotation of the first frame is given; with births, all annotations are, so that an
+    object that enters later is born at the first annotation that holds it.  names: of the sequences, None = all.
+    Raises UserError for another layout and for an unknown name.
     """
     root = Path(root)
     path = root / "ImageSets" / "2017" / f"{split}.txt"
@@ -155,15 +161,16 @@ def davis(root: str | Path, split: str = "val", names: list[str] | None = None, 
     return sequences
 
 
-#: The made sample set: as DAVIS, but an object that enters later is given where it is first annotated.
+#: The made sample set: as DAVIS, but an object that enters later is followed, too.
 sample = partial(davis, births=True)
 
 
 def ytvos(root: str | Path, names: list[str] | None = None) -> list[VosSequence]:
     """YouTube-VOS: root/valid/{JPEGImages,Annotations}/<video>; root may also be that valid/ itself.
 
-    Objects are given where annotations stand.  Where valid_all_frames/JPEGImages stands beside valid/, its
-    frames are propagated through; the frames of valid/ are written.  Where it does not, the remark says so.
+    Every mask in Annotations is given.  Masks are propagated through all frames of valid_all_frames/JPEGImages, which
+    stands beside valid/, and written for the frames of valid/.  Without it they are propagated through the frames of
+    valid/ alone, and the remark says so.  names: of the sequences, None = all.  Raises UserError as `davis` does.
     """
     root = Path(root)
     valid = root / "valid"
@@ -191,7 +198,7 @@ def ytvos(root: str | Path, names: list[str] | None = None) -> list[VosSequence]
 
 
 def _ytvos(valid, name, folder, remark=None):
-    """folder: the frames that are propagated through."""
+    """The VosSequence of one video.  folder: of the frames through which masks are propagated."""
     images = pictures(folder)
     written = {image.stem: image for image in pictures(valid / "JPEGImages" / name)}
     masks = {mask.stem: mask for mask in pictures(valid / "Annotations" / name)}
@@ -204,11 +211,11 @@ def _ytvos(valid, name, folder, remark=None):
 
 
 def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -> list[VosSequence]:
-    """A list with `flag image mask` a line, paths relative to root, a leading / allowed.
+    """The sequences of a text file with `flag image mask` a line; paths are relative to root, a leading / is allowed.
 
-    flag 0: propagate through the frame, but do not write it.  The folder of the images is the video.  A mask that
-    is left out, `-` or a file that does not exist is not given.  Paths with spaces stand in quotes, or tabs
-    separate the columns.
+    flag 0: propagate through the frame, but do not write its mask.  The images of one folder are a video.  A mask that
+    is left out, `-` or a file that does not exist is not given.  Paths with spaces stand in quotes, or tabs separate
+    the columns.  names: of the sequences, None = all.  Raises UserError for a list that cannot be used.
     """
     file, root = Path(file), Path(root)
     videos: dict[Path, list] = {}
@@ -219,7 +226,7 @@ def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -
         if not os.path.isfile(root / image):
             raise UserError(f"{file}:{number}: {root / image} does not exist (paths are relative to {root})")
         folder = Path(os.path.abspath(root / image)).parent  # Path(".") has no name
-        videos.setdefault(folder, []).append((root / image, mask and root / mask, flag == "1"))
+        videos.setdefault(folder, []).append((root / image, root / mask if mask else None, flag == "1"))
     if not videos:
         raise UserError(f"{file}: names no frame; expected `flag image mask` a line")
     _once(file, [folder.name for folder in videos], "two videos whose folders are both named")
@@ -235,10 +242,10 @@ def _text(path, advice):
 
 
 def _columns(line, where):
-    """flag, image and mask (None: not given) of a line; UserError names the place."""
+    """flag, image and mask (None: not given) of a line.  where: file and line number, for the UserError."""
     flag, *rest = line.strip().split(None, 1)
-    # A tab may stand behind the flag alone: then, too, tabs separate the columns.
-    words = columns("\t" * ("\t" in line) + "".join(rest))
+    # One tab behind the flag is enough: then tabs separate all columns, and the paths may hold spaces.
+    words = columns(("\t" if "\t" in line else "") + "".join(rest))
     if len(line) > LONGEST or flag not in ("0", "1") or len(words) not in (1, 2):
         raise UserError(
             f"{where}: {line[:200]!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; "
@@ -249,7 +256,7 @@ def _columns(line, where):
 
 
 def columns(line: str) -> list[str]:
-    """The words of a line that is not empty; names with spaces stand in quotes, or tabs separate them."""
+    """The words of a line that is not empty; words with spaces stand in quotes, or tabs separate all words."""
     if "\t" in line:
         return [word.strip() for word in line.split("\t") if word.strip()]
     return ["".join(groups) for groups in WORD.findall(line)]
@@ -272,17 +279,19 @@ def _listed(file, folder, rows):
 
 
 def _existing(masks):
+    """The files of masks; None for a mask whose file does not exist."""
     return tuple(mask if mask and os.path.isfile(mask) else None for mask in masks)
 
 
-def _once(file, names, what):
+def _once(file, names, problem):
+    """Raise UserError where a name occurs twice: `problem` and the name are in its message."""
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise UserError(f"{file}: {what} {twice[0]!r}; one would overwrite the other")
+        raise UserError(f"{file}: {problem} {twice[0]!r}; one would overwrite the other")
 
 
 def pictures(folder: Path) -> tuple[Path, ...]:
-    """The JPEG and PNG files of a folder by name; UserError where there is none."""
+    """The JPEG and PNG files of a folder, sorted by name.  Raises UserError where there is none."""
     try:
         found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     except (OSError, ValueError) as error:
@@ -294,7 +303,7 @@ def pictures(folder: Path) -> tuple[Path, ...]:
 
 
 def _chosen(known, names):
-    """names, or all that are known where names is None; UserError for one that is not known."""
+    """names without repetitions, or all known names where names is None.  Raises UserError for an unknown name."""
     for name in names or ():
         if name not in known:
             there = f"{', '.join(list(known)[:20])}{', ...' if len(known) > 20 else ''}"

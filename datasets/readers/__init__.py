@@ -1,7 +1,7 @@
 """The readers of training video: their contract, and all of them by name.
 
-A new one is a file beside this one with a class Reader(root, list=None) that derives from VideoReader, and a line in
-READERS.
+A new reader is a file beside this one with a class Reader(root, list=None) that derives from VideoReader, and a line
+in READERS.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.suggest import suggestion
 from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, walk
 
-#: name -> the endings of the files that it reads
+#: {name of a reader: the endings of the files that it reads}
 READERS = {"frames": (".jpg", ".jpeg", ".png"), "videos": (".mp4", ".avi", ".mkv", ".webm", ".mov")}
 
 
@@ -30,10 +30,10 @@ class UnreadableFrame(Exception):
 
 
 class VideoReader:
-    """Videos are numbered 0 .. len - 1, frames of a video 0 .. length(video) - 1, in the order of time.
+    """Videos are numbered 0 .. len - 1, the frames of a video 0 .. length(video) - 1, in the order of time.
 
-    names: the name of every video in messages, its path relative to the root.  broken: name -> why, of the videos that
-    cannot be read and are left out.
+    names: the name of every video in messages, its path relative to the root.  broken: {name: reason} of the videos
+    that cannot be read and are left out.
     """
 
     names: list[str]
@@ -50,7 +50,7 @@ class VideoReader:
         raise NotImplementedError
 
     def times(self, video: int) -> np.ndarray | None:
-        """The times of the frames in seconds, ascending [length], or None where the storage knows none."""
+        """The ascending times of the frames in seconds [length], or None where they are not known."""
         return None
 
     def read(self, video: int, frame_ids: Sequence[int]) -> list[np.ndarray]:
@@ -59,9 +59,10 @@ class VideoReader:
 
 
 def fitting(root: str, list: str | None = None) -> str:
-    """The name of the reader for the files below root, or for those that a list names first: `data.reader: auto`.
+    """The name of the reader that `data.reader: auto` stands for: it reads the files below root.
 
-    Raises UserError where there are none, and where there are files of several readers.
+    list: only the file, or the files below the folder, that this list names first count.  Raises UserError where no
+    reader reads any of the files, and where several readers do.
     """
     folder, suffixes = check_root(root), sum(READERS.values(), ())
     first = list_entries(list, folder)[0] if list else "."
@@ -80,9 +81,9 @@ def fitting(root: str, list: str | None = None) -> str:
 
 
 def opened(name: str, root: str, list: str | None = None) -> VideoReader:
-    """The reader called `name` (`data.reader`) of the videos below root, or of those that a list names.
+    """The reader called `name` (`data.reader`) for the videos below root, or for the videos that a list names.
 
-    Its module is imported only now: reading video files needs a package that folders of frames do without.
+    Its module is imported only now, since reading video files needs a package that reading folders of frames does not.
     """
     if name not in READERS:
         raise UserError(f"data.reader = {name!r}: must be auto, {', '.join(READERS)}{suggestion(name, READERS)}")

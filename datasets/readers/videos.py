@@ -31,18 +31,18 @@ from datasets.readers import READERS, UnreadableFrame, VideoReader
 log = logging.getLogger(__name__)
 
 SUFFIXES = READERS["videos"]
-#: Where a file's index misleads, frames are looked for from so many seconds earlier.
+#: Seconds before the wanted frame at which decoding starts; the next one is tried where the file's index misleads.
 STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
-TOO_LATE = None, None  # in place of a frame: it lies before the place in the file
-#: Files read at once: mostly they wait for the disk.
+TOO_LATE = None, None  # in place of a frame: decoding started behind the wanted frame
+#: Files read at once: reading mostly waits for the disk.
 THREADS = 8
 
 
 class Video(NamedTuple):
-    """One file.  start: time of its first frame.  seconds: how long it is.
+    """One file.  frames: their number.  fps: frames a second.  start, seconds: time of the first frame, and duration.
 
-    width, height: as shown, after `rotation` (degrees, anticlockwise).  times: seconds of every frame where they
-    are not evenly spaced (a variable frame rate), else None.
+    width, height: as shown, after `rotation` (degrees, anticlockwise).  times [frames]: the time of every frame in
+    seconds where the frames are not evenly spaced (a variable frame rate), else None.
     """
 
     frames: int
@@ -55,11 +55,11 @@ class Video(NamedTuple):
     times: np.ndarray | None = None
 
     def all_times(self) -> np.ndarray:
-        """Seconds of every frame [frames]."""
+        """The time of every frame in seconds [frames]."""
         return self.start + np.arange(self.frames) / self.fps if self.times is None else self.times
 
     def number(self, seconds: float) -> int:
-        """The frame nearest to a time; outside of the video it may be no frame's."""
+        """The number of the frame nearest to a time; for a time outside the video, perhaps a number without a frame."""
         if self.times is None:
             return round((seconds - self.start) * self.fps)
         right = min(max(int(np.searchsorted(self.times, seconds)), 1), self.frames - 1)
@@ -69,9 +69,9 @@ class Video(NamedTuple):
 class Reader(VideoReader):
     """Every file below `root` that ends in SUFFIXES is a video; upright frames, numbered in the order of time.
 
-    list: optional text file that names the videos to use, see `read_list`.  cache: keep what the files hold
-    in the cache folder, and later read only files that changed.  Files that cannot be read are left out and
-    named in the log.  Raises UserError where no video is left.
+    list: optional text file that names the videos to use, see `read_list`.  cache: keep the index of the files in the
+    cache folder, and later read only files that changed.  Files that cannot be read are left out and named in the log.
+    Raises UserError where no video is left.
     """
 
     def __init__(self, root: str | Path, list: str | None = None, cache: bool = True):
@@ -92,7 +92,7 @@ class Reader(VideoReader):
             log.warning("%d of %d video files left out: they cannot be read", len(self.broken), len(names))
 
     def info(self, video: int) -> Video:
-        """Frames, rate, size and more."""
+        """The number of frames, the rate, the size and more of a video."""
         return self._videos[self.names[video]]
 
     def length(self, video: int) -> int:
@@ -114,7 +114,10 @@ class Reader(VideoReader):
 
 
 def scan(root: Path, known: dict, below: str = ".") -> list[str]:
-    """All video files below a folder of root, relative to root, ordered; hidden files and folders are left out."""
+    """All video files below a folder of root, relative to root, sorted; hidden files and folders are left out.
+
+    known: entries of `listing.cached`.
+    """
     folders = counted(walk(root, SUFFIXES, known, below), f"scanning {root}, folders of videos")
     return sorted(
         os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names.split(JOINT)
@@ -122,15 +125,18 @@ def scan(root: Path, known: dict, below: str = ".") -> list[str]:
 
 
 def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
-    """The videos a training list names, in its order: files relative to root, none twice.
+    """The videos that a training list names, in its order: files relative to root, none twice.
 
-    One video file a line, or one folder, which stands for all video files below it.  Raises UserError for a
-    list or an entry that cannot be used; files that are missing are for the index to tell.
+    A line names a video file, or a folder, which stands for all video files below it.  Raises UserError for a list or
+    an entry that cannot be used; a file that is missing is an error of `build`.
     """
     names = []
     for entry in list_entries(path, root):
-        is_file = entry.lower().endswith(SUFFIXES)
-        below = [entry] if is_file else scan(root, known, entry) if os.path.isdir(root / entry) else []
+        below = []
+        if entry.lower().endswith(SUFFIXES):
+            below = [entry]
+        elif os.path.isdir(root / entry):
+            below = scan(root, known, entry)
         if not below:
             raise UserError(
                 f"data.list {path}: {root / entry} is no video file ({', '.join(SUFFIXES)}) and no folder of such;"
@@ -141,13 +147,13 @@ def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
 
 
 def decode(path: str, video: Video, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, uint8 RGB [H,W,3]) of the wanted frames that are found, in the order of time.
+    """Yield (number, uint8 RGB [H,W,3]) for the wanted frames that are found, in the order of time.
 
-    Raises UnreadableFrame for a damaged frame, and whatever PyAV does.
+    wanted: numbers of frames.  Raises UnreadableFrame for a damaged frame, and the errors of PyAV.
     """
     earliest = min(wanted)
     with opened(path) as (container, stream):
-        # Evenly spaced frames may stand a quarter off their place: a key frame just after it is still theirs.
+        # Evenly spaced frames may be up to a quarter of a frame late: the seek must not miss a key frame that is.
         first = video.start + (earliest + 0.25) / video.fps if video.times is None else video.times[earliest]
         for back in STEPS_BACK:
             container.seek(round(max(video.start, first - back) / stream.time_base), stream=stream)
@@ -161,13 +167,13 @@ def decode(path: str, video: Video, wanted: Collection[int]) -> Iterator[tuple[i
 
 
 def _decode_on(container, stream, path, video, wanted, earliest):
-    """What `decode` yields, from the file's position on; TOO_LATE if the earliest frame lies before it."""
-    # In AVI files the times belong to the order of decoding: there only the key frame's is right, and frames count.
+    """Yield as `decode`, from the file's position on; first yield TOO_LATE if the earliest frame lies before it."""
+    # In AVI files only the time of the first frame, a key frame, is right.  The numbers of the next frames are counted.
     by_count = container.format.name == "avi"
     left, number = len(wanted), None
     for packet in container.demux(stream):
         if not by_count and stamp(packet) is not None:
-            # Frames between the wanted ones that no other needs: a quarter of the time.
+            # Frames that are neither wanted nor needed by other frames are skipped, which saves a quarter of the time.
             needed = video.number(float(stamp(packet) * stream.time_base)) in wanted
             stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
         for frame in packet.decode():
@@ -185,36 +191,37 @@ def _decode_on(container, stream, path, video, wanted, earliest):
 
 
 def upright(pixels, rotation):
+    """pixels [H,W,3] turned anticlockwise by `rotation` degrees."""
     return np.ascontiguousarray(np.rot90(pixels, rotation // 90)) if rotation else pixels
 
 
 def stamp(item):
-    """Time of a packet or frame in ticks, or None; AVI files know the order of decoding alone."""
+    """The time of a packet or frame in ticks, or None; in AVI files the time at which it is decoded."""
     return item.dts if item.pts is None else item.pts
 
 
 def reason(error: Exception) -> str:
-    """The fault as FFmpeg puts it in words."""
+    """The reason for an error in words, FFmpeg's where it gives one."""
     return getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple]:
-    """with opened(path) as (container, stream): PyAV's, the stream being the video.  Raises UnreadableFrame."""
+    """with opened(path) as (container, stream): PyAV's container and its video stream.  Raises UnreadableFrame."""
     with av.open(path) as container:
         stream = container.streams.best("video")
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
             raise UnreadableFrame(path, "holds no video")
         if stream.codec_context is None:
             raise UnreadableFrame(path, "holds a video of a kind that cannot be decoded")
-        # The loader's workers decode side by side; and were a decoder with threads still about when workers are
-        # forked, a worker that frees it would wait for ever for threads that it does not have.
+        # The loader's workers already decode side by side.  Also, a worker that is forked while a decoder with threads
+        # exists, and then frees it, would wait for ever for threads that it does not have.
         stream.codec_context.thread_count = 1
         yield container, stream
 
 
 def examine(path: str) -> Video:
-    """Read a whole file, decoding its first frame alone.  Raises UnreadableFrame."""
+    """The index of a file, which is read as a whole; only its first frame is decoded.  Raises UnreadableFrame."""
     if not os.path.getsize(path):
         raise UnreadableFrame(path, "the file is empty")
     with opened(path) as (container, stream):
@@ -222,7 +229,7 @@ def examine(path: str) -> Video:
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise UnreadableFrame(path, f"breaks off or is damaged after {len(stamps)} frames")
-            if packet.size and not packet.is_discard:  # discarded: cut away by an edit of the video
+            if packet.size and not packet.is_discard:  # an edit of the video may discard frames
                 stamps.append(stamp(packet))
         if not stamps or None in stamps:
             raise UnreadableFrame(path, "has frames without a time" if stamps else "holds no frame")
@@ -246,14 +253,14 @@ def examine(path: str) -> Video:
 
 
 def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
-    """{name: Video, or the reason why it cannot be read} of the files root/name, in their order.
+    """{name: Video, or the reason why it cannot be read} for the files root/name, in their order.
 
-    known: entries of `listing.cached`; a file whose size and time of change are the known ones is not read again.
-    New files that cannot be read are named in the log.
+    known: entries of `listing.cached`; a file whose `mark` is the known one is not read again.  New files that cannot
+    be read are named in the log.
     """
 
     def look(name):
-        """The entry of a file, which is the known one where it still holds."""
+        """The entry of a file for `known`; the present entry where the file has not changed."""
         path, now = os.path.join(root, name), None
         try:
             now = mark(os.stat(path))
@@ -264,7 +271,7 @@ def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
             content = error.reason
         except (av.FFmpegError, OSError, ValueError) as error:
             content = reason(error)
-            if isinstance(error, OSError):  # rights and disks may change while the file does not
+            if isinstance(error, OSError):  # rights and disks may change without the file: it is read again next time
                 now = None
         if isinstance(content, str):
             log.warning("left out: %s: %s", path, content)

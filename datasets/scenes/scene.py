@@ -33,12 +33,13 @@ class Camera:
         self.roll = np.deg2rad(3.0) * _wander(rng, frames, 0.6, 1.1)
 
     def matrix(self, t: int) -> np.ndarray:
-        """World -> frame, [2,3]."""
+        """The affine map from world to frame coordinates in frame t, [2,3]."""
         cos, sin = np.cos(self.roll[t]) * self.zoom[t], np.sin(self.roll[t]) * self.zoom[t]
         turn = np.array([[cos, -sin], [sin, cos]])
         return np.column_stack([turn, self.frame_centre - turn @ self.centre[t]])
 
     def see(self, pose: Pose, t: int) -> Pose:
+        """A pose in the world as it is in frame t."""
         x, y = self.matrix(t) @ (pose.x, pose.y, 1)
         return Pose(x, y, pose.heading + self.roll[t], pose.scale * self.zoom[t], pose.clock)
 
@@ -124,7 +125,7 @@ class Light:
 
     def __init__(self, rng, frames, shape, water):
         self.water, self.seed = water, int(rng.integers(1 << 31))
-        self.waves = [noise(shape, rng, 70) if water else noise(shape, rng, 260, 3.4) for _ in range(1 + water)]
+        self.waves = [noise(shape, rng, 70) if water else noise(shape, rng, 260, 3.4) for _ in range(2 if water else 1)]
         self.drift = rng.uniform(-1, 1, (2, 2)) * (3.5, 2.5)
         exposure, warmth = _wander(rng, frames, 0.5, 1.2), _wander(rng, frames, 0.5, 0.8)
         self.colour = 1 + 0.16 * exposure[:, None] + 0.05 * np.outer(warmth, [1, 0, -1])

@@ -33,6 +33,7 @@ def noise(shape, rng, wavelength: float, slope: float | None = None, along: floa
 
 
 def smoothstep(values, low: float, high: float) -> np.ndarray:
+    """0 below low, 1 above high, and a smooth rise between."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
