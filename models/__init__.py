@@ -1,4 +1,4 @@
-"""Networks: from a file, or from none, to an Extractor; and the methods that train one."""
+"""Networks as Extractors, from a file or with random weights; and the methods that train them."""
 
 import json
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ DEFAULT = ROOT / "data" / "weights" / "dul_resnet18.safetensors"
 def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrides: Sequence[str] = ()) -> Extractor:
     """The network in a file, ready for a tracker.
 
-    source: the project's own weights (data/weights/*.safetensors); a checkpoint of a run, or one that the authors of
-    DUL, CRW, INO or DINO published; "timm:NAME" (weights that timm downloads), "timm:NAME@FILE" (those of a file),
-    "timm:NAME@untrained"; or "untrained": the network that a configuration describes, with random weights drawn
+    source: the project's own weights (data/weights/*.safetensors); a checkpoint of a run; a checkpoint that the authors
+    of DUL, CRW, INO or DINO published; "timm:NAME" (weights that timm downloads), "timm:NAME@FILE" (weights from a
+    file), "timm:NAME@untrained"; or "untrained": the network that a configuration describes, with random weights drawn
     from its seed.
-    config, overrides: that configuration (default: DUL's ResNet-18), and section.key=value to change in it.
-    Weights load by name and strictly, without running code.  Raises UserError for what cannot be used.
+    config, overrides: this configuration (default: DUL's ResNet-18), and section.key=value to change in it.
+    Weights load by name and strictly, without running code.  Raises UserError for a source that cannot be used.
     """
     source = str(source)
     if source == "untrained":
@@ -71,7 +71,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def build(config: RunConfig) -> Method:
     """The method that a configuration describes, with random weights drawn from config.seed.
 
-    Raises UserError where its sizes are too large for torch or for the memory.
+    Raises UserError where its sizes are too large for torch or the memory.
     """
     torch.manual_seed(config.seed)
     return _made(config.method)
@@ -86,12 +86,12 @@ def _made(section):
 
 
 def initialise(method: Method, source: str | Path) -> list[str]:
-    """Start a method from the weights in a file that `load` reads; -> names of the weights that the file lacks.
+    """Copy the weights of a file that `load` reads into a method.  Returns the names of weights that the file lacks.
 
-    Raises UserError where the file holds other weights than the method has.
+    Raises UserError where the file holds weights that the method does not have.
     """
     if str(source).endswith(".safetensors"):
-        # INO's extractor is a view of its student or teacher, which start alike.
+        # INO's extractor is no part of its own but its student or its teacher; both start from the same weights.
         trained = ("extractor",) if "extractor" in dict(method.named_children()) else ("student", "teacher")
         given = load(source).state_dict()
         state = {f"{part}.{name}": value for part in trained for name, value in given.items()}
@@ -104,7 +104,10 @@ def initialise(method: Method, source: str | Path) -> list[str]:
 
 
 def give_away(source: str | Path, path: str | Path) -> None:
-    """Write the network of one of our checkpoints as .safetensors: float16, its configuration in the metadata."""
+    """Write the network of a checkpoint of this project as .safetensors, in float16, its configuration in the metadata.
+
+    Raises UserError where the checkpoint is not of this project.
+    """
     content = read(source)
     if not _ours(content):
         raise UserError(f"{source}: is no checkpoint of this project; name a best.pth or last.pth")
@@ -116,7 +119,7 @@ def give_away(source: str | Path, path: str | Path) -> None:
 
 
 def _given_away(path):
-    """The network that `give_away` wrote."""
+    """The network in a file that `give_away` wrote."""
     tensors, metadata = checkpoint.load_weights(path)
     if "network" not in metadata:
         raise UserError(f"{path}: is not of this project; weights of a network of timm are timm:NAME@{path}")
@@ -137,7 +140,7 @@ def _given_away(path):
 
 
 def _filled(make, state, source):
-    """The network that make() builds, with the tensors of a state_dict as its weights; none are drawn before."""
+    """The network that make() builds, with the tensors of a state_dict as its weights; no random weights are drawn."""
     try:
         with torch.device("meta"):
             network = make()
@@ -154,7 +157,7 @@ def _extractor(method, config):
 
 
 def read(source: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds."""
+    """The content of a checkpoint file.  Raises UserError where it is not a dict."""
     content = checkpoint.load(source)
     if not isinstance(content, dict):
         raise UserError(f"{source}: holds a {type(content).__name__}, not a checkpoint; name another file")

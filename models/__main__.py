@@ -1,4 +1,4 @@
-"""Write a network in a file to give away: as weights, or as a program of torch.export that needs no other file.
+"""Write a network into a file to give away: as weights, or as a program of torch.export that needs no other file.
 
 python -m models runs/ytvos/default/best.pth data/weights/NAME.safetensors
 python -m models data/weights/dul_resnet18.safetensors NAME.pt2 --key res4

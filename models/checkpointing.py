@@ -1,4 +1,7 @@
-"""Networks that compute activations twice instead of keeping them: less memory in training, the same gradients."""
+"""Activation checkpointing: networks compute activations twice instead of keeping them.
+
+Training needs less memory and has the same gradients.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,9 +17,9 @@ from models.backbones import resnet, vit
 
 
 def recompute(network: nn.Module) -> None:
-    """From now on keep, of every block of a network, its input alone; the rest comes again in the backward pass.
+    """From now on keep only the input of every block of a network; the backward pass computes its activations again.
 
-    Random numbers are drawn again as they were, and the statistics of batch norm move once.
+    The second time random draws are the same, and the statistics of batch norm do not move.
     """
     for module in network.modules():
         if isinstance(module, (BasicBlock, vit.Block)):
@@ -26,7 +29,10 @@ def recompute(network: nn.Module) -> None:
 
 
 def _twice(function: Callable, module: nn.Module, parts: list[nn.Module]) -> Callable:
-    """A function of a module, which the backward pass calls again; parts: the modules that it runs."""
+    """The function, called again in the backward pass.
+
+    function: a forward pass of the module.  parts: the modules that the function runs.
+    """
     norms = [part for part in parts if isinstance(part, _BatchNorm)]
 
     def call(x: Any) -> Any:
@@ -39,7 +45,7 @@ def _twice(function: Callable, module: nn.Module, parts: list[nn.Module]) -> Cal
 
 @contextmanager
 def _still(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Inside, batch norm normalises as in training, but moves no statistics."""
+    """Inside, batch norm normalises as in training, but its statistics do not move."""
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros((), dtype=torch.long)

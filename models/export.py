@@ -27,9 +27,9 @@ class Features(nn.Module):
 def export(extractor: Extractor, layer: str | None = None, size: tuple[int, int] = (480, 848)) -> ExportedProgram:
     """One layer as a program; program.module()(frames) runs it.
 
-    layer: None = the default one.  Residual networks and those of timm take frames of any number and size.  INO's takes
-    one frame of `size` (H, W), since its position embedding is resized for it.  Raises UserError for a layer or a
-    size that the network does not have, and for a network that cannot be exported.
+    layer: None = the default layer.  Programs of residual networks and of timm's networks take any number of frames of
+    any size.  A program of INO's network takes one frame of `size` (H, W), for which its position embedding is resized.
+    Raises UserError for a layer or a size that the network does not take, and for a network that cannot be exported.
     """
     layer = extractor.layers[0] if layer is None else layer
     extractor.require_layer(layer)
@@ -48,7 +48,7 @@ def export(extractor: Extractor, layer: str | None = None, size: tuple[int, int]
 
 
 def _takes(program, frames):
-    """Whether a program runs on these frames; the lengths that it calls free may have conditions."""
+    """Whether a program runs on these frames: lengths that count as free may still be restricted."""
     try:
         program.module()(frames)
     except (AssertionError, RuntimeError):
@@ -57,14 +57,14 @@ def _takes(program, frames):
 
 
 def input_shape(program: ExportedProgram) -> list[int | None]:
-    """[B,3,H,W] that an exported program takes; None: any."""
+    """The shape [B,3,H,W] of frames that an exported program takes; None: any length."""
     (name,) = program.graph_signature.user_inputs
     (frames,) = [node for node in program.graph.nodes if node.name == name]
     return [length if isinstance(length, int) else None for length in frames.meta["val"].shape]
 
 
 def write(program: ExportedProgram, path: str | Path) -> None:
-    """Write it for torch.export.load.  Raises UserError where the file cannot be written."""
+    """Write a program for torch.export.load.  Raises UserError where the file cannot be written."""
     data = io.BytesIO()
     save(program, data)
     with replacing(path) as part:

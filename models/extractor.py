@@ -1,4 +1,4 @@
-"""What a tracker needs of weights: feature maps of frames, and what is to be known of them.
+"""The contract between networks and trackers: features of frames, and the facts that a tracker needs about them.
 
 Legend: B frames, D channels, H W pixels, h w cells.
 """
@@ -13,14 +13,17 @@ from core.errors import UserError
 
 
 class Extractor(nn.Module):
-    """A network whose layers describe the cells of a frame.  Subclasses define `layers`, `cell_px` and `maps`."""
+    """A network whose layers give features for the cells of a frame.
+
+    Subclasses define `layers`, `cell_px` and `maps`.
+    """
 
     #: names of the feature layers, the default first
     layers: tuple[str, ...] = ()
-    #: by which frames are normalised, red green blue
+    #: mean and deviation by which frames are normalised: red, green, blue
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    #: the protocol that it was published with, a file of configs/protocols, and what differs from that
+    #: the protocol that the network was published with, a file of configs/protocols, and {key: value} that differ
     protocol: str = "DUL"
     changes: dict[str, Any] = {}
 
@@ -29,7 +32,7 @@ class Extractor(nn.Module):
         return unit(self.maps(normalise(frames, self.mean, self.std), layer))
 
     def maps(self, images: Tensor, layer: str) -> Tensor:
-        """images [B,3,H,W], normalised -> [B,D,h,w]."""
+        """images [B,3,H,W], normalised -> feature maps [B,D,h,w]."""
         raise NotImplementedError
 
     def cell_px(self, layer: str) -> int:
@@ -37,17 +40,17 @@ class Extractor(nn.Module):
         raise NotImplementedError
 
     def require_layer(self, layer: str, key: str = "layer") -> None:
-        """UserError unless the network has the layer; key: what the message calls it."""
+        """Raise UserError unless the network has the layer.  key: the layer's name in the message."""
         if layer not in self.layers:
             raise UserError(f"{key} = {layer!r}: must be one of {', '.join(self.layers)} for this network")
 
     def require_whole_cells(self, images: Tensor, cell_px: int) -> None:
-        """UserError unless both sides of images [..,H,W] are multiples of a cell."""
+        """Raise UserError unless both sides of images [..,H,W] are multiples of cell_px."""
         H, W = images.shape[-2:]
         if H % cell_px or W % cell_px:
             raise UserError(f"frames of {H} x {W} px: this network needs propagation.multiple = {cell_px}")
 
 
 def unit(maps: Tensor) -> Tensor:
-    """Every cell's vector at unit length: L2 norm over dimension 1, in float32."""
+    """maps [B,D,...] in float32, with L2 norm 1 over D."""
     return F.normalize(maps.float(), dim=1)

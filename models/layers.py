@@ -1,4 +1,7 @@
-"""Small pieces that several methods are built from.  B batch, D channels, h w cells."""
+"""Small parts that several methods use.
+
+Legend: B images, D channels, h w cells, P = h * w, n chosen cells.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -16,20 +19,20 @@ class ConvHead(nn.Sequential):
         self.add_module("conv2", nn.Conv2d(in_channels, out_channels, 1))
 
 
-def warp(maps_BDhw, theta_B23, mode="nearest"):
-    """maps seen through theta, as affine_grid and grid_sample with align_corners=False define it; 0 outside."""
+def warp(maps_BDhw, theta_B23):
+    """maps warped by theta as affine_grid defines it (align_corners=False): the nearest cells, 0 outside."""
     grid = F.affine_grid(theta_B23.to(maps_BDhw.dtype), list(maps_BDhw.shape), align_corners=False)
-    return F.grid_sample(maps_BDhw, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return F.grid_sample(maps_BDhw, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
 def gather_cells(maps_BDhw, index_Bn):
-    """The vectors at flat cell indices (row * w + column).  -> [B,n,D]."""
+    """The vectors [B,n,D] of maps at flat cell indices (row * w + column)."""
     flat_BPD = maps_BDhw.flatten(2).transpose(1, 2)
     return torch.gather(flat_BPD, 1, index_Bn[..., None].expand(-1, -1, flat_BPD.shape[-1]))
 
 
 def initialise(module):
-    """Truncated normal weights (0.02) and zero biases of linear layers; other layers keep torch's own."""
+    """Give a linear layer truncated normal weights (0.02) and zero biases; other modules stay as they are."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

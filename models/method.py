@@ -1,4 +1,4 @@
-"""The contract of a method: a recipe that trains an extractor.  train.py asks this of it, and nothing else.
+"""The contract of a method, which trains an extractor: train.py uses these members of a method and no others.
 
 A method is one module in models/methods with three names, and one line in the table of models/methods/__init__.py:
 
@@ -21,7 +21,7 @@ from models.extractor import Extractor
 
 @dataclass(frozen=True)
 class Losses:
-    """The scalar to minimise, with gradient, and its named parts, detached, for the log."""
+    """total: the scalar to minimise, with gradient.  terms: {name: scalar} for the log, detached."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -39,22 +39,22 @@ class Views:
 
 
 class Method(nn.Module):
-    """A network with the loss that trains it.  Subclasses override what they need."""
+    """A network with the loss that trains it.  Subclasses set `extractor` and override methods."""
 
-    #: what tracking uses
+    #: the network that tracking uses
     extractor: Extractor
-    #: why a batch cannot be computed in parts (data.accumulate); "" where the loss is the mean of the parts' losses
+    #: why a batch cannot be computed in parts (data.accumulate); "" where its loss is the mean of the parts' losses
     undivided = ""
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
-        """The paper's loss of a batch as Views make it, stacked, on the method's device; pictures are still uint8."""
+        """The paper's loss of a batch of samples from Views, on the method's device; pictures are still uint8."""
         raise NotImplementedError
 
     def prepare(self, parts: list[dict[str, Tensor]], progress: Progress) -> list[dict[str, Tensor]]:
-        """The parts of a training batch, each with all that it must know of the others and of the run.
+        """Add to each part of a training batch the values that depend on the other parts and on the run.
 
-        parts: of equal size, mostly one; each goes through `forward` on its own afterwards.  INO draws its mask and
-        asks its teacher here.
+        parts: of equal size, often only one; afterwards each goes through `forward` on its own.  INO draws its mask and
+        runs its teacher here.
         """
         return parts
 
@@ -66,5 +66,5 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """name -> uint8 RGB [3,H,W]: what TensorBoard shows of a batch."""
+        """{name: uint8 RGB [3,H,W]}: the pictures of a batch for TensorBoard."""
         return {}

@@ -1,6 +1,6 @@
-"""Weights that the authors of DUL, CRW, INO and DINO published, under our names.
+"""Weights that the authors of DUL, CRW, INO and DINO published, under the names of this project.
 
-All names may stand behind `module.`.
+All names in the files may begin with `module.`.
 """
 
 import re
@@ -20,9 +20,9 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Published:
-    """make: the network that a file holds, without its weights.  state: its weights.
+    """A published network.  make: builds it, without its weights.  state: its weights.
 
-    training: weights under the names of the method that trains such a network, as many as the file holds.
+    training: all weights of the file that the network's method has, under the names of the method.
     """
 
     make: Callable[[], Extractor]
@@ -31,7 +31,7 @@ class Published:
 
 
 def recognised(content: dict[str, Any]) -> Published:
-    """What a loaded file holds.  Raises UserError for a file that none of the four made."""
+    """The network in the content of a file.  Raises UserError for a file of anyone but these authors."""
     for look in (_dul, _crw, _ino, _dino):
         found = look(content)
         if found is not None:
@@ -43,7 +43,7 @@ def recognised(content: dict[str, Any]) -> Published:
 
 
 def _dul(content):
-    """{"model": ...}: names start with `fast_net.`; the head is called `emb_q`."""
+    """DUL's file: {"model": ...}; names start with `fast_net.`, and the head is called `emb_q`."""
     model = _plain(content.get("model"))
     if not any(name.startswith("fast_net.") for name in model):
         return None
@@ -53,10 +53,10 @@ def _dul(content):
 
 
 def _crw(content):
-    """{"model": ...}: the network's names start with `encoder.model.`, others belong to its training.
+    """CRW's file: {"model": ...}; names of the network start with `encoder.model.`, others belong to its training.
 
-    Older files wrapped every padded convolution, which gave `conv1.1.weight`.
-    Its head fits ours where it reads layer4.
+    In older files every padded convolution is wrapped, so that its name is `conv1.1.weight`.  The head is taken where
+    it reads layer4, as the head of models.methods.crw does.
     """
     model = _plain(content.get("model"))
     encoder = _below("encoder.model", model)
@@ -71,9 +71,9 @@ def _crw(content):
 
 
 def _ino(content):
-    """{"student", "teacher", ...}, names behind `backbone.` and `headlist.headlist.0.`; or the backbone alone.
+    """INO's file: {"student", "teacher", ...}, the student alone, or a backbone alone.
 
-    Its backbone has a mask token.  Some files hold the student alone.
+    Names start with `backbone.` and `headlist.headlist.0.`.  The backbone has a mask token, unlike DINO's.
     """
     networks = {name: _plain(content.get(name)) for name in ("student", "teacher")}
     backbone = _backbone(networks["student"]) or _backbone(_plain(content))
@@ -92,7 +92,7 @@ def _ino(content):
 
 
 def _dino(content):
-    """A plain vision transformer, or {"student", "teacher", ...} of which the teacher's backbone is taken."""
+    """DINO's file: a plain vision transformer, or {"student", "teacher", ...}, whose teacher is taken."""
     backbones = (_backbone(_plain(part)) for part in (content.get("teacher"), content.get("student"), content))
     backbone = next(filter(None, backbones), None)
     if backbone is None:
@@ -102,7 +102,7 @@ def _dino(content):
 
 
 def _plain(network):
-    """A state_dict without `module.`; {} where there is none."""
+    """The dense tensors of a state_dict, names without `module.`; {} where network is no state_dict."""
     if not isinstance(network, dict):
         return {}
     named = {str(name).removeprefix("module."): value for name, value in network.items()}
@@ -110,22 +110,24 @@ def _plain(network):
 
 
 def _below(prefix, state):
+    """The tensors whose names start with `prefix.`, under the rest of their names."""
     return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
 
 
 def _under(prefix, state):
+    """The tensors with `prefix.` before their names."""
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
 def _backbone(network):
-    """The vision transformer in a state_dict, with or without `backbone.`; {} where there is none."""
+    """The weights of a vision transformer in a state_dict, with or without `backbone.`; {} where there are none."""
     own = _below("backbone", network) or network
     return own if {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= own.keys() else {}
 
 
 def _vit(backbone, block, protocol):
-    """Makes a ViT of a backbone's shape.  UserError where this project has none like it."""
-    # Tensors of other dimensions than these count as empty; they are then told by their shapes.
+    """A function that makes the ViT for the weights of a backbone.  Raises UserError where this project has none."""
+    # A damaged tensor may have too few dimensions: the missing lengths count as 0 or 1, which fit no network.
     channels, _, patch, _ = (*backbone["patch_embed.proj.weight"].shape, 0, 0, 0, 0)[:4]
     side = max(0, (*backbone["pos_embed"].shape, 1, 1)[1] - 1) ** 0.5
     sizes = [size for size, (width, _) in SIZES.items() if width == channels]
@@ -140,7 +142,7 @@ def _vit(backbone, block, protocol):
 
 
 def _looks(content):
-    """What an unknown file looks like, in words."""
+    """The content of an unknown file in words."""
     inner = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
     names = [str(name).removeprefix("module.") for name in inner]
     for part, kind in (("layer4.", "a ResNet of another make"), ("blocks.", "a vision transformer of another make")):

@@ -18,11 +18,10 @@ CHANNELS = {"res3": 256, "res4": 512}
 class Backbone(nn.Module):
     """images [B,3,H,W] -> {"res3": [B,256,h,w], "res4": [B,512,h,w]}, h = ceil(H/8), w = ceil(W/8).
 
-    Every convolution of layer3 and layer4 has stride 1, their shortcuts too; no pooling at the end, no
-    classifier.  Initialised at random, as torchvision does it.
+    All convolutions of layer3 and layer4 have stride 1, in the shortcuts, too.  There is no pooling at the end and no
+    classifier.  The weights are random, as torchvision draws them.
 
-    last: "res3" = a network without layer4.  padding: what convolutions see beyond the border, "zeros" or
-    "reflect".
+    last: "res3" = a network without layer4.  padding: of all convolutions, "zeros" or "reflect".
     """
 
     def __init__(self, last: str = "res4", padding: Literal["zeros", "reflect"] = "zeros"):
@@ -39,7 +38,7 @@ class Backbone(nn.Module):
             self.layer4 = net.layer4
 
     def forward(self, images: Tensor, last: str = "res4") -> dict[str, Tensor]:
-        """last="res3" stops before layer4, which then costs nothing."""
+        """last: "res3" = layer4 is not computed."""
         maps = {"res3": self.layer3(self.layer2(self.layer1(self.stem(images))))}
         if last == "res4":
             maps["res4"] = self.layer4(maps["res3"])
@@ -71,7 +70,7 @@ class ResNet(Extractor):
 
 
 class ReflectResNet(Extractor):
-    """CRW's network: res3 alone; convolutions see the frame mirrored beyond its border."""
+    """CRW's network: only res3; convolutions pad by reflection."""
 
     layers = ("res3",)
 

@@ -1,4 +1,4 @@
-"""Any image network of the package timm, which is optional (requirements-optional.txt), as a source of feature maps.
+"""Any image network of the package timm, which is optional (requirements-optional.txt), as an Extractor.
 
 Legend: B images, D channels, h w cells.
 """
@@ -17,18 +17,18 @@ from core.errors import UserError
 from core.suggest import suggestion
 from models.extractor import Extractor
 
-#: releases before it may run code from downloaded weights
+#: the oldest release that is accepted: older ones may run code from downloaded weights
 OLDEST = (1, 0, 26)
-#: how timm's families are told that frames come in any size
+#: arguments by which the families of timm's networks accept frames of any size
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-#: seconds in which the server of the weights must answer
+#: seconds that the server of the weights has to answer
 ANSWER = 5
 
 
 class Timm(Extractor):
     """A network of timm; H and W of frames must be multiples of a layer's cells.
 
-    Layers, the last first: block12, block11, ... where all have the same cells, else stage4, stage3, ...
+    Layers, the last first: block12, block11, ... where all layers have cells of one size, else stage4, stage3, ...
     """
 
     protocol = "DINO"
@@ -36,8 +36,8 @@ class Timm(Extractor):
     def __init__(self, name: str, weights: str | None = None):
         """name: as timm lists it, with or without the tag of its weights.
 
-        weights: None = random, "pretrained" = those that timm downloads, else a file.  Raises UserError where timm,
-        the network, its weights or its feature maps are not to be had.
+        weights: None = random, "pretrained" = timm downloads them, else a file.  Raises UserError where timm, the
+        network, its weights or its feature maps are not available.
         """
         super().__init__()
         self.name = name
@@ -53,7 +53,7 @@ class Timm(Extractor):
         return self._places[layer][1]
 
     def maps(self, images, layer):
-        """A vision transformer's without class and register tokens, behind its last norm."""
+        """See Extractor.  Maps of a vision transformer lie behind its last norm, without class and register tokens."""
         index, px = self._places[layer]
         self.require_whole_cells(images, px)
         H, W = images.shape[-2:]
@@ -61,7 +61,7 @@ class Timm(Extractor):
             return self._map(images, index)
         except torch.OutOfMemoryError:
             raise
-        except (AssertionError, RuntimeError, ValueError) as error:  # timm checks sizes in all of these ways
+        except (AssertionError, RuntimeError, ValueError) as error:  # timm raises all of these for wrong sizes
             coarse = max(px for _, px in self._places.values())
             raise UserError(
                 f"timm's {self.name} cannot read frames of {H} x {W} px ({_line(error)}); "
@@ -76,11 +76,11 @@ class Timm(Extractor):
 
     @torch.no_grad()
     def _try(self):
-        """A frame that is neither square nor of the size the network was made for must give one cell every px."""
-        key, (index, px) = next(iter(self._places.items()))
+        """Raise UserError unless a frame of 8 x 12 cells, most likely a size new to the network, gives 8 x 12 vectors."""
+        index, px = self._places[self.layers[0]]
         try:
             found = tuple(self._map(torch.zeros(1, 3, 8 * px, 12 * px), index).shape[-2:])
-        except Exception as error:  # whatever a network of a fixed size meets
+        except Exception as error:  # a network of a fixed size may raise any error
             found = _line(error)
         if found != (8, 12):
             raise UserError(
@@ -90,7 +90,7 @@ class Timm(Extractor):
 
 
 def is_known(name: str) -> bool:
-    """Whether timm is here and has a network of that name."""
+    """Whether timm is installed and has a network of that name."""
     try:
         return _library().is_model(name)
     except UserError:
@@ -98,7 +98,7 @@ def is_known(name: str) -> bool:
 
 
 def _library():
-    """The package timm."""
+    """The package timm.  Raises UserError where it is missing or too old."""
     try:
         import timm
     except ImportError as error:
@@ -114,7 +114,7 @@ def _library():
 
 
 def _created(name, pretrained):
-    """The network without classifier, of any input size where timm offers that."""
+    """The network without classifier, for frames of any size where timm offers this."""
     timm = _library()
     known = [*timm.list_models(), *timm.list_models(pretrained=True)]
     if name not in known:
@@ -126,7 +126,7 @@ def _created(name, pretrained):
         for flags in ANY_SIZE:
             try:
                 return timm.create_model(name, pretrained=pretrained, num_classes=0, **flags)
-            except Exception as error:  # from the network and the file system, too
+            except Exception as error:  # from the internet and the file system, too
                 if isinstance(error, TypeError) and any(flag in str(error) for flag in flags):
                     continue
                 if not pretrained:
@@ -140,32 +140,32 @@ def _created(name, pretrained):
 
 @contextmanager
 def _hub():
-    """with _hub() as trouble: where the weights' server cannot be reached, why, else "".
+    """with _hub() as trouble: why the weights' server cannot be reached, or "".
 
-    Inside, its client then knows that it is offline: it takes what was downloaded before, or fails at once, where it
-    would try for a minute.
+    Inside, the server's client is set offline where the server cannot be reached: it takes files that were downloaded
+    before, or fails at once instead of after a minute.
     """
     try:
         from huggingface_hub import constants
-    except ImportError:  # timm says so
+    except ImportError:  # timm's own message will say so
         yield ""
         return
     before = constants.HF_HUB_OFFLINE
     reason = "" if before else _unreachable(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = before or bool(reason)
     try:
-        yield reason and f"{constants.ENDPOINT} cannot be reached ({reason})"
+        yield f"{constants.ENDPOINT} cannot be reached ({reason})" if reason else ""
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
 def _unreachable(url):
-    """Why no server answers at url (through a proxy where the environment names one), or "" where one does."""
+    """Why no server answers at url, or "".  The request goes through a proxy where the environment names one."""
     found = [f"no answer in {ANSWER} seconds"]
 
     def ask():
         try:
-            # S310: the address is the one that the weights' client would ask next.
+            # S310: the weights' client would ask the same address next.
             request = urllib.request.Request(url, method="HEAD")  # noqa: S310
             urllib.request.urlopen(request, timeout=ANSWER).close()  # noqa: S310
         except urllib.error.HTTPError:
@@ -177,14 +177,14 @@ def _unreachable(url):
                 return
         found[0] = ""
 
-    thread = threading.Thread(target=ask, daemon=True)  # a look-up of the name knows no timeout
+    thread = threading.Thread(target=ask, daemon=True)  # the look-up of the server's name has no timeout
     thread.start()
     thread.join(ANSWER)
     return found[0]
 
 
 def _load(network, name, path):
-    """Weights from a file (.safetensors, .pth, ...), by name and strictly but for the classifier."""
+    """Load weights from a file (.safetensors, .pth, ...) by name and strictly; those of a classifier are left out."""
     content = checkpoint.load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not weights by name")
@@ -195,28 +195,28 @@ def _load(network, name, path):
     for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
         for part in ("weight", "bias"):
             state.pop(f"{classifier}.{part}", None)
-    # timm's own way from the names of a network's first authors to its own, and to its size of position embedding
+    # timm's own function that converts the names of a network's authors and resizes the position embedding
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", lambda state, _: state)
     try:
         state = convert(state, network)
-    except Exception as error:  # it looks for what it needs, unprepared for a stranger's file
+    except Exception as error:  # the function does not check files: a wrong file raises errors of any kind
         raise UserError(f"{path}: holds no weights of timm's {name} ({_line(error)})") from error
     checkpoint.load_strictly(network, state, path)
 
 
 def _layers(network, name):
-    """key -> (index in timm's feature_info, pixels per side of a cell), the last first."""
+    """{layer: (index in timm's feature_info, pixels per side of a cell)}, the last layer first."""
     info = getattr(network, "feature_info", None)
     if not isinstance(info, list) or not info or not hasattr(network, "forward_intermediates"):
         raise UserError(f"timm's {name} has no feature maps; choose another network")
     cells = [layer["reduction"] for layer in info]
     alike = len(set(cells)) == 1
-    # The stem is not counted: so stage1 has cells of 4 px in nearly every convolutional network.
+    # The stem is left out, so that stage1 has cells of 4 px in nearly every convolutional network.
     kept = [(index, px) for index, px in enumerate(cells) if alike or px >= 4]
-    keys = [f"{'block' if alike else 'stage'}{n}" for n in range(1, len(kept) + 1)]
-    return dict(reversed(list(zip(keys, kept))))
+    layers = [f"{'block' if alike else 'stage'}{n}" for n in range(1, len(kept) + 1)]
+    return dict(reversed(list(zip(layers, kept))))
 
 
 def _line(error):
-    """An exception's kind and first line."""
+    """The class and the first line of an error."""
     return " ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

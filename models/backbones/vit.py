@@ -1,6 +1,6 @@
-"""Vision transformer with class token, optional mask token and a position embedding that fits any image.
+"""Vision transformer with class token, optional mask token and a position embedding for images of any size.
 
-Modules are named as in DINO's and INO's published weights, so that these load by name.
+Modules have the names of DINO's and INO's published weights, which therefore load by name.
 Legend: B images, D channels, N patches, h w patches per side, L = 1 + N tokens (class token first).
 """
 
@@ -19,9 +19,9 @@ DEPTH = 12
 class Backbone(nn.Module):
     """images [B,3,H,W] -> tokens [B,1+N,D] after the final LayerNorm, N = (H // patch) * (W // patch).
 
-    size: a key of SIZES.  patch: pixels per side.  image_px: side of the square image that the position
-    embedding is made for.  drop_path: stochastic depth of the last block in training; it grows from 0 along
-    the blocks.  mask_token: whether there is a learnable token for masked patches.
+    size: a key of SIZES.  patch: pixels per side.  image_px: side of the square image that the position embedding is
+    made for.  drop_path: probability of stochastic depth in training, which grows along the blocks from 0 to this.
+    mask_token: whether there is a learnable token for masked patches.
     """
 
     def __init__(self, size="small", patch=8, image_px=64, drop_path=0.0, mask_token=True):
@@ -41,9 +41,9 @@ class Backbone(nn.Module):
         self.apply(initialise)
 
     def forward(self, images, mask=None, blocks=DEPTH):
-        """mask: bool, [N] for all images or [B,N]: patches replaced by the mask token.
+        """mask: bool, [N] for all images or [B,N]: patches that the mask token replaces.
 
-        blocks: how many blocks are run; 7 = what the 6th block from the end puts out.
+        blocks: how many blocks run; 7 gives the output of the 6th block from the end.
         """
         x = self.tokens(images, mask)
         for block in self.blocks[:blocks]:
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         return self.norm(x)
 
     def tokens(self, images, mask=None):
-        """What the first block reads: patches (or the mask token), class token and positions.  [B,1+N,D]."""
+        """The input of the first block, [B,1+N,D]: class token and patches (or mask tokens), with positions added."""
         maps = self.patch_embed(images)
         x = maps.flatten(2).transpose(1, 2)
         if mask is not None:
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
     def positions(self, h, w):
         """The position embedding of an h x w grid, [1,1+h*w,D].
 
-        The added 0.1 is part of what the published weights were trained with: it shifts the bicubic samples.
+        The published weights were trained with the added 0.1, which shifts the bicubic samples.
         """
         if (h, w) == (self.side, self.side):
             return self.pos_embed
@@ -73,7 +73,7 @@ class Backbone(nn.Module):
         return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
     def class_attention(self, images):
-        """Where the class token looks in the last block: [B,heads,1+N], rows sum to 1."""
+        """The attention of the class token in the last block: [B,heads,1+N], rows sum to 1."""
         x = self.tokens(images)
         for block in self.blocks[:-1]:
             x = block(x)
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
 class ViT(Extractor):
     """The patch tokens of every block, behind the last norm: layers block1 ... block12.
 
-    block: the default layer, from 1.
+    block: number of the default layer, from 1.
     """
 
     def __init__(self, backbone: Backbone, block: int, protocol: str = "INO"):
@@ -104,7 +104,7 @@ class ViT(Extractor):
 
 
 class PatchEmbedding(nn.Module):
-    """[B,3,H,W] -> [B,D,h,w]; what does not fill a patch at the lower and right edge is left out."""
+    """[B,3,H,W] -> [B,D,h,w]; pixels at the lower and right edge that do not fill a patch are left out."""
 
     def __init__(self, patch, channels):
         super().__init__()
@@ -115,7 +115,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a shortcut.  [B,L,D] -> [B,L,D]."""
+    """Attention and MLP, each with a LayerNorm before it and a shortcut around it.  [B,L,D] -> [B,L,D]."""
 
     def __init__(self, channels, heads, drop_path):
         super().__init__()

@@ -1,7 +1,7 @@
 """CRW: Space-Time Correspondence as a Contrastive Random Walk (NeurIPS 2020, arXiv 2006.14613).
 
-Every frame of a clip is cut into overlapping patches, the nodes of a graph.  A walker steps from frame to frame, the
-likelier to a node the more alike the two look, and then back to the first frame, where it should be home again.
+Every frame of a clip is cut into overlapping patches, the nodes of a graph.  A walker steps from frame to frame, more
+likely to nodes that look similar to its own, and then back to the first frame, where it should reach its first node.
 
 Legend: B clips, T frames, N nodes a frame, C channels of a node, p pixels per side of a patch.
 """
@@ -25,7 +25,7 @@ from models.methods.crw_views import Views
 
 __all__ = ["Config", "Method", "Views", "steps", "walks"]
 
-# Of training, and so of what is trained here; the authors evaluate their own snapshots with ImageNet's.
+# Mean and deviation of training, also for tracking with networks trained here; the authors track with ImageNet's.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
@@ -33,8 +33,9 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 class Config(Section):
     """embedding: C.  edge_dropout: share of the edges between two frames that a walk cannot take.
 
-    crop_px: side of the crop of a frame; crop_area: its share of the frame's area.  patch_px, stride_px: side of the
-    patches of that crop, and from one to the next; patch_area: share of a patch that its node shows, at patch_px.
+    crop_px: side of the crop of a frame; crop_area: range of its share of the frame's area.  patch_px, stride_px: side
+    of the patches of this crop, and distance from one to the next; patch_area: range of the share of a patch that is
+    cropped out and resized to patch_px.
     """
 
     name: Literal["crw"]
@@ -53,7 +54,7 @@ class Config(Section):
 
 
 class Method(BaseMethod):
-    """The network, with layer4 and head for training alone, and the loss of walks between patches."""
+    """The network, with layer4 and a head for training only, and the loss of walks between patches."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -64,7 +65,10 @@ class Method(BaseMethod):
         self.head = nn.Linear(CHANNELS["res4"], config.embedding)
 
     def forward(self, batch):
-        """batch: patches uint8 [B,T,N,3,p,p].  -> Losses: cycle_i of the walk of i + 1 steps and back, returned_i."""
+        """batch: patches uint8 [B,T,N,3,p,p].  -> Losses: cycle_i and returned_i of the walk of i + 1 steps and back.
+
+        Raises UserError for clips of fewer than 3 frames.
+        """
         nodes = self._nodes(batch["patches"])
         with torch.autocast(nodes.device.type, enabled=False):
             dropout = self.config.edge_dropout if self.training else 0.0
@@ -88,9 +92,9 @@ class Method(BaseMethod):
 
 
 def steps(nodes_BTNC: Tensor, temperature: float, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Chances of each step from frame t to t + 1, and of each from t + 1 to t: two [B,T-1,N,N]; rows sum to 1.
+    """Probabilities of the steps from frame t to t + 1, and from t + 1 to t: two [B,T-1,N,N]; rows sum to 1.
 
-    nodes_BTNC: unit norm over C.  dropout: the chance of an edge to be left out, drawn anew for either direction.
+    nodes_BTNC: unit norm over C.  dropout: the probability that an edge is left out, drawn for each direction.
     """
     alike = nodes_BTNC[:, :-1] @ nodes_BTNC[:, 1:].transpose(2, 3) / temperature
     return _chances(alike, dropout), _chances(alike.transpose(2, 3), dropout)
@@ -98,17 +102,17 @@ def steps(nodes_BTNC: Tensor, temperature: float, dropout: float = 0.0) -> tuple
 
 def _chances(alike, dropout):
     if dropout:
-        # From torch's global generator on the CPU, so that a run draws the same edges on every device.
+        # Drawn from torch's global generator on the CPU, so that a run draws the same edges on every device.
         dropped = torch.rand(alike.shape) < dropout
         alike = alike.masked_fill(dropped.to(alike.device), -1e20)
     return alike.softmax(-1)
 
 
 def walks(there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each walk that turns at frame 2, ..., T-1, and the share of nodes likeliest to return to themselves.
+    """For the walks that turn at frames 2, ..., T-1: the loss, and the share of nodes most likely to reach themselves.
 
     there, back: as `steps` gives them.  Returns two [T-2].  A loss is the cross entropy of the walk's end against its
-    start, a mean over nodes and clips: with several processes the mean over them is the loss of the whole batch.
+    start, a mean over nodes and clips, so that the mean over several processes is the loss of the whole batch.
     """
     B, count, N = there.shape[:3]
     start = torch.arange(N, device=there.device).repeat(B)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a CRW training sample."""
+"""The picture of a CRW training sample for TensorBoard."""
 
 import torch
 import torch.nn.functional as F
@@ -7,11 +7,12 @@ PATCH_PX = 32
 
 
 def walk_of_one(patches, there, back):
-    """A clip, and the walk from the node in its middle, as a sheet of T columns.  -> uint8 [3, rows, columns].
+    """A clip and the walk from the node in the middle of its first frame, as a sheet.  -> uint8 [3, rows, columns].
 
-    patches: uint8 [T,N,3,p,p]; there, back [T-1,N,N]: as crw.steps gives them, of one clip.  Rows: the patches (the
-    start has a white border); where the walk is on its way (brightest = likeliest), read from left to right; where it
-    is on its way back, from right to left, so that the start should be brightest in the first column.
+    patches: uint8 [T,N,3,p,p]; there, back [T-1,N,N]: as crw.steps gives them, of one clip.  The sheet has a column for
+    each of the T frames.  Rows: the patches (the start has a white border); where the walk is on its way there
+    (brightest = likeliest), from left to right; where it is on its way back, from right to left, so that the start
+    should be brightest in the first column.
     """
     T, N = patches.shape[:2]
     start = N // 2
@@ -27,7 +28,7 @@ def walk_of_one(patches, there, back):
 
 
 def _light(places):
-    """Chances [T,N] -> brightness [T,N,1,1,1]."""
+    """Probabilities [T,N] -> brightness [T,N,1,1,1]."""
     return (0.2 + 0.8 * places / places.amax(1, keepdim=True))[..., None, None, None]
 
 

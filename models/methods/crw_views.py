@@ -21,7 +21,7 @@ class Views:
         self.jitter = v2.RandomResizedCrop(config.patch_px, config.patch_area, PATCH_RATIO)
 
     def __call__(self, frames, rng):
-        # torchvision draws from torch's global generator: lent to this sample alone.
+        # torchvision draws from torch's global generator, which is seeded for this sample only.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
             return {"patches": torch.stack([self._patches(torch.from_numpy(f).permute(2, 0, 1)) for f in frames])}

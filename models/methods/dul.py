@@ -1,10 +1,10 @@
 """DUL: Dense Unsupervised Learning for Video Segmentation (NeurIPS 2021, arXiv 2111.06265).
 
-A network learns from raw video by self-training: cells of a clip are told apart by their similarity to
-anchors, a grid of cells of the clip's first frame, and the assignment seen in one view is the label of the
-other, transformed view.
+A network learns from raw video by self-training.  Each cell of a clip is assigned to the most similar anchor, a cell on
+a grid in the clip's first frame.  The assignment in the transformed view is the label of the cell in the plain view.
 
-Legend: B clips, T frames, D channels, h w cells, N anchors a clip, m cells of the cross-view term.
+Legend: B clips, T frames, D channels, h w cells, N anchors a clip, C anchors of all clips, m cells of the cross-view
+term.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,9 @@ __all__ = ["Config", "Method", "Views", "dul_losses"]
 class Config(Section):
     """embedding: channels of the layer `key`.
 
-    anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.  crop_px: side of both views.
-    resize_px: range of the short side before the crop.  random_crop: false = centre.  flip: probability, for
-    the clip and again for the transformed view.  zoom: range of the transformed view's side relative to the
-    plain view's.
+    anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.  crop_px: side of both views.  resize_px: range
+    of the short side before the crop.  random_crop: false = crop the centre.  flip: probability, for the clip and again
+    for the transformed view.  zoom: range of the side of the transformed view relative to that of the plain view.
     """
 
     name: Literal["dul"]
@@ -72,8 +71,8 @@ class Method(BaseMethod):
 
     def _losses(self, batch, anchor_index, reference_index):
         plain, transformed = self._embed(normalise(batch["plain"]), normalise(batch["transformed"]))
-        # In float32 whatever the network runs in: autocast would round the warp's grid to whole cells beside the
-        # right ones, and the similarities that pseudo labels are the largest of.
+        # In float32: autocast would round the grid of the warp, which then picks wrong cells, and the similarities, of
+        # which the largest decides a pseudo label.
         with torch.autocast(plain.device.type, enabled=False):
             terms = dul_losses(
                 plain, transformed, batch["theta"], anchor_index, reference_index, self.config.temperature
@@ -82,9 +81,10 @@ class Method(BaseMethod):
         return Losses(total, {k: v.detach() for k, v in terms.items()}), plain, transformed
 
     def _embed(self, plain, transformed):
-        """Unit `key` features of both views, [B,T,D,h,w]; gradient in all but the transformed frames 1..T-1.
+        """Features [B,T,D,h,w] of the layer `key` for both views, unit norm over D.
 
-        Two passes through the network, with gradient and without, both moving the batch-norm statistics.
+        The transformed frames 1..T-1 are without gradient: they take a second pass through the network.  Both passes
+        move the statistics of batch norm.
         """
         B, T = plain.shape[:2]
         with_gradient = torch.cat([plain, transformed[:, :1]], dim=1).flatten(0, 1)
@@ -114,10 +114,10 @@ class Method(BaseMethod):
 
 
 def grid_cells(clips, side, grid, device):
-    """Flat indices [clips, grid * grid] of a uniform grid x grid of the side x side cells.
+    """Flat indices [clips, grid * grid] of a uniform grid x grid among the side x side cells.
 
-    One random offset per clip and axis, 0 <= offset < side // grid, from torch's global generator on the CPU,
-    so that a run draws the same cells on every device.
+    The grid has one random offset per clip and axis, 0 <= offset < side // grid, drawn from torch's global generator on
+    the CPU, so that a run draws the same cells on every device.
     """
     step = side // grid
     offset = torch.randint(step, (clips, 2, 1))
@@ -129,12 +129,12 @@ def grid_cells(clips, side, grid, device):
 def dul_losses(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, reference_index_Bm, temperature):
     """The two terms of the loss (Sec. 3 of the paper).
 
-    plain_BTDhw, transformed_BTDhw: features of the two views, unit norm over D.  theta_BT23: warps the plain
-    view onto the transformed one (affine_grid).  anchor_index_Bn, reference_index_Bm: flat cells of frame 0.
-    Gradient flows into plain_BTDhw and into frame 0 of transformed_BTDhw; its other frames only label.
+    plain_BTDhw, transformed_BTDhw: features of the two views, unit norm over D.  theta_BT23: warps the plain view onto
+    the transformed view (affine_grid).  anchor_index_Bn, reference_index_Bm: flat indices of cells of frame 0.
+    Gradient flows into plain_BTDhw and into frame 0 of transformed_BTDhw; its other frames only give labels.
 
-    Returns {"temp", "cross_key"}, scalars.  With several processes the anchors of all are the classes, so
-    that the mean over the processes is the loss of one process with the whole batch.
+    Returns {"temp", "cross_key"}, scalars.  The anchors of all processes are the classes, so that the mean over the
+    processes is the loss of one process with the whole batch.
     """
     logits, labels = self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, temperature)
     temp = F.cross_entropy(logits[:, 1:].flatten(0, 2), labels[:, 1:].flatten())
@@ -143,11 +143,11 @@ def dul_losses(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, refe
 
 
 def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, temperature):
-    """Warped plain logits [B,T,hw,C] over the anchors of all clips, and pseudo labels [B,T,hw] in 0..C-1."""
+    """Warped logits [B,T,hw,C] of the plain view over all anchors, and pseudo labels [B,T,hw] in 0..C-1."""
     B, T = plain_BTDhw.shape[:2]
     own = gather_cells(plain_BTDhw[:, 0], anchor_index_Bn)  # [B,N,D]
     anchors = distributed.gather(own.flatten(0, 1))  # [C,D]
-    # Nearest sampling copies whole cells: warping the features is warping the logits, at D instead of C channels.
+    # The warp copies whole cells: warping features of D channels gives the same logits as warping logits of C.
     warped = warp(plain_BTDhw.flatten(0, 1), theta_BT23.flatten(0, 1)).unflatten(0, (B, T))
     logits = warped.flatten(3).transpose(2, 3) @ anchors.T / temperature
     with torch.no_grad():
@@ -158,7 +158,7 @@ def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, t
 
 
 def _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, temperature):
-    """Cells of frame 0 must find themselves in the other view among the cells of all clips."""
+    """The cross-view term: cells of frame 0 must find themselves in the other view among the cells of all clips."""
     warped = warp(plain_BTDhw[:, 0], theta_BT23[:, 0])
     queries = gather_cells(warped, reference_index_Bm).flatten(0, 1)
     targets = gather_cells(transformed_BTDhw[:, 0], reference_index_Bm).flatten(0, 1)

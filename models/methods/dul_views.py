@@ -13,11 +13,11 @@ from core.augment import crop, flip, resize, short_side_size, theta_flip_zoom
 
 @dataclass(frozen=True)
 class Draws:
-    """All that chance decides about one clip; the same for all its frames.  Pixels, unless said otherwise.
+    """The random draws for one clip, the same for all its frames; lengths are in pixels.
 
-    height, width: size that the frames are resized to.  top, left: corner of the crop there, negative where
-    the frame is smaller than the crop.  flip: of both views.  zoom_flip, zoom (share of the side), zoom_top,
-    zoom_left: the transformed view, seen from the plain one.
+    height, width: size that the frames are resized to.  top, left: corner of the crop there, negative where the frame
+    is smaller than the crop.  flip: both views are flipped.  zoom_flip, zoom (share of the side), zoom_top, zoom_left:
+    the flip and the crop that turn the plain view into the transformed view.
     """
 
     height: int
@@ -34,10 +34,10 @@ class Draws:
 class Views:
     """clip -> {"plain", "transformed" uint8 [T,3,c,c], "theta" [T,2,3]}.
 
-    grid_sample(plain, affine_grid(theta)) = transformed, to interpolation.  Padding has the mean colour, which is 0 to
-    half a grey level when normalised.
-    config: crop_px, resize_px (lowest and highest short side), random_crop, flip (probability), zoom
-    (lowest and highest share of the side).
+    grid_sample(plain, affine_grid(theta)) = transformed, up to interpolation.  Padding has the mean colour, which is 0
+    up to half a grey level when normalised.
+    config: crop_px, resize_px (lowest and highest short side), random_crop, flip (probability), zoom (lowest and
+    highest share of the side).
     """
 
     def __init__(self, config):
@@ -47,7 +47,7 @@ class Views:
         return self.apply(frames, self.draw(rng, frames[0].shape[:2]))
 
     def draw(self, rng, size):
-        """size: (height, width) of the frames.  rng: numpy Generator."""
+        """Draw for one clip.  size: (height, width) of the frames.  rng: numpy Generator."""
         side, (low, high) = self.config.crop_px, self.config.resize_px
         short = int(low + (high - low) * rng.random()) if high > low else low
         height, width = short_side_size(*size, short)
@@ -58,12 +58,12 @@ class Views:
         return Draws(height, width, top, left, flipped, zoom_flipped, zoom, zoom_top, zoom_left)
 
     def _place(self, rng, extent):
-        """Corner of the crop along an axis; a frame smaller than the crop lies anywhere inside it."""
+        """The corner of the crop along an axis; a frame smaller than the crop lies anywhere inside the crop."""
         spare = extent - self.config.crop_px
         return int(rng.integers(min(0, spare), max(0, spare) + 1)) if self.config.random_crop else round(spare / 2)
 
     def apply(self, frames, draws):
-        """frames: T uint8 RGB arrays [H,W,3].  Returns the sample; no chance is left here."""
+        """The training sample of T frames, uint8 RGB [H,W,3], for given draws."""
         side, zoom_px = self.config.crop_px, int(draws.zoom * self.config.crop_px)
         plain = np.empty((len(frames), side, side, 3), np.uint8)
         transformed = np.empty_like(plain)

@@ -1,9 +1,10 @@
 """INO: In-N-Out Generative Learning for Dense Unsupervised Video Segmentation (ACM MM 2022, arXiv 2203.15312).
 
-A student learns what a teacher, its own moving average, sees: the clip as a whole from crops of other frames
-(out), and masked patches from their surroundings (in_mim) and from their affinity to the next frame (in_aff).
+A student learns the outputs of a teacher, its own moving average: for the clip as a whole from crops of other frames
+(out), and for masked patches from their surroundings (in_mim) and from their affinity to the next frame (in_aff).
 
-Legend: B clips, T frames, L local crops a frame, N patches of a global crop, n masked ones, K head outputs.
+Legend: B clips, T frames, L local crops a frame, N patches of a global crop, n masked patches, K head outputs, R
+images, g l pixels per side of global and local crops.
 """
 
 from dataclasses import dataclass
@@ -37,17 +38,17 @@ __all__ = ["Config", "Method", "Views"]
 
 @dataclass(frozen=True)
 class Config(Section):
-    """size, patch (px): the backbone.  image_px: side of the image that the position embedding is made for.
+    """size, patch (px): of the backbone.  image_px: side of the image that the position embedding is made for.
 
     drop_path: the student's stochastic depth.  outputs: K.  head_hidden, bottleneck: widths of the head.
-    feature_block: the block, from 1, whose output is the default layer.  inference: whose features.
+    feature_block: the block, from 1, whose output is the default layer.  inference: the network to track with.
 
-    global_px, local_px: sides of the crops.  global_area, local_area: their share of the frame's area.
-    mask_chance: of a batch with masked patches; mask_share: of the patches, then.  centre_momentum: what the
-    centres keep at every use.  teacher_momentum: at the first step; it ends at 1.  frozen_epochs: how long
-    the head's last layer waits.  teacher_warmup_temperature: at the first step, if at all; from there the teacher's
-    temperature goes, in a straight line, to teacher_temperature in teacher_warmup_epochs.  out_weight, in_mim_weight,
-    in_aff_weight: of the loss's terms.
+    global_px, local_px: sides of the crops.  global_area, local_area: ranges of their share of the frame's area.
+    local_crops: L.  mask_chance: probability that patches of a batch are masked; mask_share: range of the share of
+    patches that are masked then.  centre_momentum: the share of itself that a centre keeps at every use.
+    teacher_momentum: at the first step; it ends at 1.  frozen_epochs: for so long the head's last layer is not trained.
+    teacher_warmup_temperature: the teacher's temperature at the first step; it moves linearly to teacher_temperature
+    within teacher_warmup_epochs.  out_weight, in_mim_weight, in_aff_weight: weights of the loss's terms.
     """
 
     name: Literal["ino"]
@@ -96,7 +97,7 @@ class Network(nn.Module):
         self.head = Head(self.backbone.channels, config.head_hidden, config.bottleneck, config.outputs)
 
     def forward(self, images, mask=None, places=None):
-        """images [R,3,H,W] -> class output [R,K] and those of the patches at flat `places`, [R,n,K]; float32."""
+        """images [R,3,H,W] -> outputs of the class token [R,K] and of the patches at flat `places` [R,n,K]; float32."""
         tokens = self.backbone(images, mask)
         patches = tokens[:, 1:1] if places is None else tokens[:, 1 + places]
         return self.head(tokens[:, 0]).float(), self.head(patches).float()
@@ -143,10 +144,11 @@ class Method(BaseMethod):
 
     @torch.no_grad()
     def prepare(self, parts, progress=None):
-        """Adds the mask, which is one for the batch, and all that is the teacher's.
+        """Add the mask, which is the same for the whole batch, and the teacher's outputs, centres and temperature.
 
         The teacher sees the whole batch before the student sees its first part: between two uses a centre moves by the
-        mean of the batch.  progress: None = at the temperature that the teacher ends with.
+        mean of the batch.  progress: None = take the teacher's last temperature.  Raises UserError for clips of an odd
+        number of frames.
         """
         T = parts[0]["global"].shape[1]
         if T % 2:
@@ -168,27 +170,29 @@ class Method(BaseMethod):
         ]
 
     def _move(self, centre, means):
-        """Move a centre by the means [U,K] of each part of a batch -> it at every use [U+1,K], see `trail`."""
-        # Validation must leave no trace, and the first process is alone with it.
+        """Move a centre by the means [U,K] of each part of a batch.  Returns the centre at every use, see `trail`."""
+        # In validation the centre does not move: it must leave no trace, and each process validates other clips.
         momentum = self.config.centre_momentum if self.training else 1.0
         centres = trail(centre, distributed.mean(torch.stack(means).mean(0)), momentum)
-        centre.copy_(centres[-1])  # in place: DistributedDataParallel holds on to the buffers it found
+        centre.copy_(centres[-1])  # in place: DistributedDataParallel keeps the buffers that it found
         return centres
 
     def _teacher_temperature(self, progress):
         first, last = self.config.teacher_warmup_temperature, self.config.teacher_temperature
-        warmup = self.config.teacher_warmup_epochs * progress.steps_per_epoch if progress else 0
-        return last if first is None or progress.step >= warmup else first + (last - first) * progress.step / warmup
+        if first is None or progress is None:
+            return last
+        warmup = self.config.teacher_warmup_epochs * progress.steps_per_epoch
+        return last if progress.step >= warmup else first + (last - first) * progress.step / warmup
 
     def before_step(self, progress):
-        """The head's last layer rests in the first epochs."""
+        """Do not train the head's last layer in the first epochs."""
         if progress.epoch < self.config.frozen_epochs:
             for parameter in self.student.head.last_layer.parameters():
                 parameter.grad = None
 
     @torch.no_grad()
     def after_step(self, progress):
-        """The teacher follows the student, slower and slower."""
+        """Move the teacher towards the student, slower and slower."""
         keep = schedule.cosine(progress.step, self.config.teacher_momentum, 1.0, progress.total_steps)
         follow(self.teacher, self.student, keep)
 
@@ -199,9 +203,9 @@ class Method(BaseMethod):
         return {"sample": training_sample(one, self._draw_mask(one["global"]), looks)}
 
     def _draw_mask(self, crops):
-        """The masked patches of this batch, bool [N]: all False, or a random share; the same on all ranks.
+        """The masked patches of this batch, bool [N]: none, or a random share; the same on all ranks.
 
-        Drawn on the CPU, so that a run draws the same on every device.
+        The mask is drawn on the CPU, so that a run draws the same mask on every device.
         """
         count = (crops.shape[-1] // self.config.patch) ** 2
         low, high = self.config.mask_share

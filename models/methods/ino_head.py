@@ -1,4 +1,7 @@
-"""The projection head of INO (DINO's head): an MLP to a bottleneck, then cosines with learnt directions."""
+"""The projection head of INO (DINO's head): an MLP to a bottleneck, then cosines with learnt directions.
+
+Legend: D channels, K outputs.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,7 @@ class Head(nn.Module):
 class Directions(nn.Module):
     """Linear layer without bias whose rows have the length weight_g, fixed at 1; only weight_v is learnt.
 
-    The names are those that torch's weight_norm gives, and the published weights have.
+    Torch's weight_norm and the published weights have the same names.
     """
 
     def __init__(self, channels, outputs):

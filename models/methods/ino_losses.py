@@ -1,9 +1,10 @@
 """The terms of INO's loss, from head outputs.
 
-Legend: T frames, B clips, V views, L local crops a frame, n masked patches, K outputs of the head.
+Legend: T frames, B clips, V views of the student, U views of the teacher or uses of a centre, L local crops a frame,
+n masked patches, K outputs of the head.
 
-A centre [K] keeps all teacher outputs from turning into one: it is taken from the teacher's outputs, and moves towards
-their mean after each use.  `trail` gives it at every use.
+A centre [K] keeps the teacher's outputs from becoming all the same: it is subtracted from the teacher's outputs, and
+moves towards their mean after each use.  `trail` gives the centre at every use.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 
 class Temperatures(NamedTuple):
-    """Of the student's softmax and of the teacher's."""
+    """The temperatures of the student's softmax and of the teacher's."""
 
     student: float
     teacher: float
@@ -25,9 +26,10 @@ def targets(teacher, centre, temperature):
 
 
 def trail(centre, means_UK, momentum):
-    """The centre at each of U uses and after the last, [U+1,K]: EMA of the means of what the teacher puts out at each.
+    """The centre at each of U uses and after the last, [U+1,K]: a moving average.
 
-    momentum: the share of itself that it keeps, 1 = it stays.
+    means_UK: the means of the teacher's outputs at each use.  momentum: the share of itself that the centre keeps, 1 =
+    it does not move.
     """
     centres = [centre]
     for mean in means_UK:
@@ -36,17 +38,21 @@ def trail(centre, means_UK, momentum):
 
 
 def pair_means(teacher_TBK):
-    """The teacher's mean over each pair of frames t and t + T/2, [T/2,K]: for the centre of `out_loss`."""
+    """The mean of the teacher's outputs over each pair of frames t and t + T/2, [T/2,K]: for `out_loss`'s centre."""
     return teacher_TBK.unflatten(0, (2, -1)).mean((0, 2))
 
 
 def frame_means(teacher_TBnK):
-    """The teacher's mean over each frame, [T,K], or [0,K] when nothing is masked: for the centre of `in_mim_loss`."""
-    return teacher_TBnK.mean((1, 2))[: len(teacher_TBnK) if teacher_TBnK.shape[2] else 0]
+    """The mean of the teacher's outputs over each frame, [T,K]: for the centre of `in_mim_loss`.
+
+    Without masked patches there is nothing to average: [0,K].
+    """
+    means = teacher_TBnK.mean((1, 2))
+    return means if teacher_TBnK.shape[2] else means[:0]
 
 
 def between_views(student_VBK, teacher_UBK, centre, temperatures):
-    """Mean cross entropy over all pairs of different views; the first U views of the student are the teacher's."""
+    """Mean cross entropy over all pairs of different views; the student's first U views are those of the teacher."""
     U, V, B = len(teacher_UBK), len(student_VBK), student_VBK.shape[1]
     logs = (student_VBK / temperatures.student).log_softmax(-1)
     entropy = -torch.einsum("ubk,vbk->uv", targets(teacher_UBK, centre, temperatures.teacher), logs) / B
@@ -55,7 +61,10 @@ def between_views(student_VBK, teacher_UBK, centre, temperatures):
 
 
 def out_loss(student_TBK, local_TLBK, teacher_TBK, centres, temperatures):
-    """Class tokens of global and local crops; frame t is paired with t + T/2, mean over the pairs.  A centre a pair."""
+    """Loss of the class tokens of global and local crops: mean over the pairs of frames t and t + T/2.
+
+    centres: one for each pair.
+    """
     half, losses = len(student_TBK) // 2, []
     for t in range(half):
         pair = [t, t + half]
@@ -65,9 +74,9 @@ def out_loss(student_TBK, local_TLBK, teacher_TBK, centres, temperatures):
 
 
 def in_mim_loss(student_TBnK, teacher_TBnK, centres, temperatures):
-    """Masked patches, same place: the student, who does not see it, tells what the teacher sees there.
+    """Loss of the masked patches: the student does not see a patch and predicts the teacher's output there.
 
-    0 when nothing is masked.  A centre a frame.
+    centres: one for each frame.  0 when nothing is masked.
     """
     if student_TBnK.shape[2] == 0:
         return student_TBnK.sum()
@@ -79,7 +88,10 @@ def in_mim_loss(student_TBnK, teacher_TBnK, centres, temperatures):
 
 
 def in_aff_loss(student_TBnK, teacher_TBnK, temperatures):
-    """Masked patches of frame t among those of t + 1: the student's affinity follows the teacher's.  0 without any."""
+    """Loss of the affinity of masked patches of frame t to those of t + 1: the student's follows the teacher's.
+
+    0 when nothing is masked.
+    """
     if student_TBnK.shape[2] == 0:
         return student_TBnK.sum()
     logs = (affinity(student_TBnK) / temperatures.student).log_softmax(-1)

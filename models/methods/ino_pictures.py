@@ -1,4 +1,7 @@
-"""What TensorBoard shows of an INO training sample."""
+"""The picture of an INO training sample for TensorBoard.
+
+Legend: T frames, L local crops a frame, N patches, g l pixels per side of global and local crops.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,11 +10,11 @@ PER_ROW = 4
 
 
 def training_sample(clip, mask, looks):
-    """One clip as a sheet of T columns.  -> uint8 [3, rows, columns].
+    """One clip as a sheet with a column for each frame.  -> uint8 [3, rows, columns].
 
     clip: "global" [T,3,g,g], "local" [T,L,3,l,l], uint8.  mask: bool [N].  looks [T,heads,N]: attention of the
-    teacher's class token.  Rows: the global crop; what the student sees of it (masked patches are grey); where the
-    teacher's class token looks, mean over the heads of the last block (brightest = most); the local crops.
+    teacher's class token.  Rows: the global crop; the same crop with grey masked patches, as the student sees it; the
+    attention of the teacher's class token, mean over the heads (brightest = most); the local crops.
     """
     whole = clip["global"].float() / 255
     cells, side = round(len(mask) ** 0.5), whole.shape[-1]
@@ -28,7 +31,7 @@ def _enlarge(maps, side):
 
 
 def _tiles(local, side):
-    """[T,L,3,l,l] -> [T,3,height,side]: PER_ROW crops in a row, black where there are no more."""
+    """[T,L,3,l,l] -> [T,3,height,side]: PER_ROW crops in a row; places without a crop are black."""
     T, L = local.shape[:2]
     small = F.interpolate(local.flatten(0, 1).float() / 255, size=(side // PER_ROW,) * 2, mode="nearest")
     rows = -(-L // PER_ROW)

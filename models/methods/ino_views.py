@@ -3,11 +3,11 @@
 import torch
 from torchvision.transforms import v2
 
-# Chance and strength of what is done to local crops; the order is flip, colours, grey, blur.
+# Probabilities and strengths of the changes to local crops; the order is flip, colours, grey, blur.
 FLIP, JITTER, GREY, BLUR = 0.5, 0.8, 0.2, 0.5
 COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
 BLUR_SIGMA_PX = (0.1, 2.0)
-BLUR_KERNEL_PX = 13  # three sigma of the widest to either side
+BLUR_KERNEL_PX = 13  # three of the largest sigmas to either side
 
 
 class Views:
@@ -31,20 +31,20 @@ class Views:
         )
 
     def __call__(self, frames, rng):
-        # torchvision draws from torch's global generator: lent to this sample alone, so that neither the
-        # number of workers nor what else is drawn in the process changes it.
+        # torchvision draws from torch's global generator.  It is seeded for this sample only, so that the sample does
+        # not depend on the number of workers and on other draws of the process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
             views = [self._frame(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames]
         return {name: torch.stack([view[name] for view in views]) for name in ("global", "local")}
 
     def _frame(self, pixels):
-        # Tensors, not Pillow images: half the time, and torch's uint8 kernels antialias alike.
+        # Tensors take half the time of Pillow images, and torch's uint8 kernels antialias in the same way.
         local = torch.stack([self.local_view(pixels) for _ in range(self.local_crops)])
         return {"global": self.global_view(pixels), "local": local}
 
 
 def random_crop(side, area):
-    """A crop of a share `area` of the frame, 3:4 to 4:3, resized to side x side, bicubic and antialiased."""
+    """A transform that crops a share in the range `area` of a frame, 3:4 to 4:3, and resizes it to side x side."""
     cubic = v2.InterpolationMode.BICUBIC
     return v2.RandomResizedCrop(side, scale=area, ratio=(3 / 4, 4 / 3), interpolation=cubic, antialias=True)
