@@ -76,7 +76,7 @@ class Timm(Extractor):
 
     @torch.no_grad()
     def _try(self):
-        """Raise UserError unless a frame of 8 x 12 cells, most likely a size new to the network, gives 8 x 12 vectors."""
+        """Raise UserError unless a frame of 8 x 12 cells, a size that no network is made for, gives 8 x 12 vectors."""
         index, px = self._places[self.layers[0]]
         try:
             found = tuple(self._map(torch.zeros(1, 3, 8 * px, 12 * px), index).shape[-2:])
