@@ -1,8 +1,8 @@
 """Train a method on raw video: python train.py --config configs/ytvos.yaml
 
-Writes to the run folder: last.pth (everything needed to go on), best.pth (highest J&F on the validation
-sequences), config.yaml and TensorBoard events.  SIGINT, SIGTERM and SIGUSR1 save before they stop; started again
-with the same run folder it goes on where it was.
+Writes to the run folder: last.pth (everything needed to go on), best.pth (the network with the highest J&F on the
+validation sequences), config.yaml and TensorBoard events.  At SIGINT, SIGTERM and SIGUSR1 the program saves and stops;
+started again with the same run folder it goes on from there.
 """
 
 import argparse
@@ -49,25 +49,25 @@ def last_step(config, loader):
 
 
 def train(run, loader, validation, book):
-    """The loop.  Returns the signal that ended it, or None."""
+    """The training loop.  Returns the number of the signal that ended it, or None."""
     config, end = run.config, last_step(run.config, loader)
     epoch, several = loader.steps_per_epoch, distributed.world_size() > 1
     every, total = config.validation.every_epochs * epoch, config.schedule.epochs * epoch
     model = distributed.averaged(run.method, run.device) if several else run.method
     meter, agreement, run.unread = Meter(), distributed.Agreement(), loader.bad_clips
     book.line(f"steps {run.step} to {end}, {epoch} an epoch, on {run.device}")
-    with loader.serve(run.step, end) as batches, Stop(echo=3.0 * several) as stop:
+    with loader.serve(run.step, end) as batches, Stop(echo=3.0 if several else 0.0) as stop:
 
         def settle():
-            """What is due between two steps -> whether to stop."""
-            at = lambda steps: run.step % steps == 0 or run.step == end
-            if run.measured < run.step and at(every):  # one that a signal ended before is still due
+            """Validate and save where this is due after a step.  Returns whether to stop."""
+            due = lambda steps: run.step % steps == 0 or run.step == end
+            if run.measured < run.step and due(every):  # a validation that a signal ended is still due
                 validation.measure(run, book, stop)
                 meter.clear()
             halt = agreement.any(stop.signal is not None)
             if config.log.keep_every_epochs and run.step % (config.log.keep_every_epochs * epoch) == 0:
                 run.save_network(f"epoch{run.step // epoch:04d}.pth")
-            if at(config.log.checkpoint_steps) or halt:
+            if due(config.log.checkpoint_steps) or halt:
                 run.save()
             return halt
 
@@ -75,7 +75,7 @@ def train(run, loader, validation, book):
         while run.step < end and not halt:
             run.method.train()
             try:
-                # Several processes must stop after the same step, not while one of them waits for data.
+                # Several processes must stop after the same step, so none of them may stop while it waits for data.
                 with stop.during("saving", at_once=not several):
                     batch = meter.fetch(batches)
             except Stopped:
@@ -108,7 +108,10 @@ def start_point(args, folder):
 
 
 def without_absent(config, args):
-    """The configuration, without a validation set that is not there; an error only where the user named that set."""
+    """The configuration, without validation where the validation set of a file in configs/ does not exist.
+
+    Where the user names a validation set that does not exist, it stays and is an error later.
+    """
     root = config.validation.root
     named = any(setting.startswith(("validation.root=", "validation=")) for setting in args.overrides)
     ours = Path(args.config).resolve().parent == models.ROOT / "configs"
@@ -130,7 +133,7 @@ def main():
     validation = Validation(config, views, device)
     method = models.build(config)
     for layer in config.validation.layers:
-        method.extractor.require_layer(layer, "validation.layers")  # told now, not after the first epochs
+        method.extractor.require_layer(layer, "validation.layers")  # an error now, not after the first epochs
     fresh = models.initialise(method, args.init) if args.init and not first else []
     run = Run(method, config, folder, device, args.init)
     if config.optim.checkpointing:

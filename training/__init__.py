@@ -1,1 +1,1 @@
-"""What the training loop is made of.  train.py puts it together."""
+"""The parts of the training loop, which train.py puts together."""

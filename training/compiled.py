@@ -1,4 +1,4 @@
-"""Network and loss by torch.compile."""
+"""torch.compile for network and loss."""
 
 import logging
 
@@ -11,15 +11,15 @@ log = logging.getLogger(__name__)
 
 
 def compile_forward(method: torch.nn.Module) -> None:
-    """Compile the training steps of a method, at the first of them; where that fails, warn once and run it as it is."""
+    """Compile the forward pass of a method at its first training step; where that fails, warn and do not compile."""
     plain = method.forward
-    fast = torch.compile(plain, options={"fallback_random": True})  # draws as a run that is not compiled
+    fast = torch.compile(plain, options={"fallback_random": True})  # the random draws are those of `plain`
 
     def forward(batch):
-        if not method.training:  # a validation is too short to pay
+        if not method.training:  # a validation is too short to be worth compiling
             return plain(batch)
         try:
-            # The backward pass, too, is compiled now: later its failure would end the run.
+            # Compile the backward pass now, too: if it failed later, the run would end.
             with functorch.patch(force_non_lazy_backward_lowering=True):
                 return fast(batch)
         except UserError:

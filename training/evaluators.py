@@ -1,4 +1,4 @@
-"""What is measured between steps on the validation sequences: the loss on clips, and J&F by layer."""
+"""Validation between steps: the loss on clips of the validation sequences, and J&F of each layer."""
 
 import dataclasses
 from collections import ChainMap
@@ -20,9 +20,9 @@ from training.stop import Stopped
 
 @contextmanager
 def aside(run):
-    """Evaluation mode, the same random draws every time, no other rank: it leaves no trace in the run.
+    """Inside, the method is in evaluation mode, random draws are the same every time, and there is no other rank.
 
-    Every step draws numbers of its own (Run.reseed), whatever was drawn here.
+    The block leaves no trace in the run: every step seeds its own random draws (Run.reseed).
     """
     run.method.eval()
     with distributed.alone():
@@ -32,9 +32,9 @@ def aside(run):
 
 
 class Validation:
-    """Loss on clips, and J&F by propagation, of sequences in DAVIS layout, shared out over the processes.
+    """Loss on clips, and J&F by propagation, of sequences in DAVIS layout, which the processes share.
 
-    Without sequences (root null) nothing is measured.
+    Without sequences (validation.root = null) nothing is measured.
     """
 
     CLIPS = 32  # at most; the loss is a curve to look at, J&F chooses the snapshot
@@ -58,9 +58,12 @@ class Validation:
         self.batches = max(1, self.CLIPS // self.loader.batch_size)
 
     def measure(self, run, book, stop):
-        """Log everything and keep the best network.  A signal ends it and nothing of it counts: it is due again."""
+        """Measure, log, and save the network where J&F is the highest so far.
+
+        A signal ends the validation early.  Then nothing is logged, and the validation is due again.
+        """
         if self.sequences:
-            for buffer in run.method.buffers():  # on CPUs every process has its own statistics of batch norm
+            for buffer in run.method.buffers():  # on CPUs the statistics of batch norm differ between processes
                 buffer.copy_(distributed.from_first(buffer))
             shares = distributed.gathered(self.share(run, stop))
             if None in shares:
@@ -79,7 +82,10 @@ class Validation:
         run.measured = run.step
 
     def share(self, run, stop):
-        """What this process measures: losses by batch, scores by (layer, sequence), pictures; None after a signal."""
+        """Measure the share of this process; None after a signal.
+
+        Returns {batch: losses}, {(layer, sequence): scores} and {name: picture}.
+        """
         rank, world, scores, pictures = distributed.rank(), distributed.world_size(), {}, {}
         sequences = runner.dealt(self.sequences, rank, world)
         try:
@@ -92,7 +98,7 @@ class Validation:
         return losses, scores, pictures
 
     def mean(self, losses):
-        """The mean of each loss term over the batches, in their order: the same whoever measured them."""
+        """The mean of each loss term over the batches, added up in order, so that it is the same for any processes."""
         sums = {name: sum(losses[number][name] for number in range(self.batches)) for name in losses[0]}
         return {name: total / self.batches for name, total in sums.items()}
 
@@ -102,7 +108,7 @@ class Validation:
 
     @torch.no_grad()
     def losses(self, run, number, stop):
-        """The loss terms of a batch of clips of the validation sequences; the same clips and draws every time."""
+        """The loss terms of batch `number` of the validation clips; clips and random draws are the same every time."""
         stop.check()
         torch.manual_seed(run.config.seed + number)
         (batch,) = self.loader.batches(number, number + 1)
@@ -111,7 +117,7 @@ class Validation:
         return {name: value.item() for name, value in {"total": losses.total, **losses.terms}.items()}
 
     def follow(self, run, sequences, layer, scores, pictures, stop):
-        """Propagate the masks of some sequences: adds J and F of their objects, and a sheet of pictures of each."""
+        """Propagate the masks of some sequences; add J and F of their objects to scores, a sheet each to pictures."""
         out = run.folder / "validation"
         propagation = protocols.named(run.config.protocol, run.config.propagation)
         tracker = Tracker(run.method.extractor, layer, propagation, run.device, precision="fp32")

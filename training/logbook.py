@@ -1,4 +1,4 @@
-"""What a run tells: plain lines for the terminal and the log file, curves and pictures for TensorBoard."""
+"""The output of a run: lines of text for the terminal and log files, curves and pictures for TensorBoard."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def SummaryWriter(folder, **options):
-    """tensorboardX's writer; where that package is missing, a warning and a writer that writes nothing."""
+    """tensorboardX's SummaryWriter; where the package is missing, a warning and a writer that writes nothing."""
     try:
         from tensorboardX import SummaryWriter as Writer
     except ImportError:
@@ -33,32 +33,32 @@ class _Silent:
 
 
 class Logbook:
-    """Writes lines to stdout, scalars and pictures to <folder>; a silent one (folder None) for ranks > 0."""
+    """Writes lines to stdout, scalars and pictures to a folder.  folder None, for ranks > 0: writes nothing."""
 
     def __init__(self, folder, last_step=0):
-        """last_step: the steps that the run has taken; TensorBoard hides (purges) what was written of later ones."""
+        """last_step: the steps that the run has taken; TensorBoard hides earlier entries of later steps."""
         self.writer = SummaryWriter(str(folder), purge_step=last_step + 1) if folder else None
         self.started = time.monotonic()
 
     def line(self, text):
-        """One line with the time since the start, flushed at once."""
+        """Print one line with the time since the start."""
         if self.writer:
             print(f"[{_clock(time.monotonic() - self.started)}] {text}", flush=True)
 
     def event(self, text, step):
-        """A line that TensorBoard shows, too: a start, a stop."""
+        """Print a line about a start or a stop, and show it in TensorBoard."""
         self.line(text)
         if self.writer:
             self.writer.add_text("run/events", text, step)
 
     def scalars(self, values, step):
-        """values: name -> number."""
+        """values: {name: number}."""
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(name, float(value), step)
 
     def pictures(self, images, step):
-        """images: name -> uint8 RGB [3,H,W]."""
+        """images: {name: uint8 RGB [3,H,W]}."""
         if self.writer:
             for name, image in images.items():
                 self.writer.add_image(name, image, step)
@@ -70,9 +70,9 @@ class Logbook:
 
 
 class Meter:
-    """Means over the steps since the last report: losses, seconds waited for data, clips a second.
+    """Means over the steps since the last report: losses, the share of time that waits for data, clips a second.
 
-    Losses stay on the device until they are reported: no step waits for them.
+    Losses stay on the device until they are reported, so that no step waits for them.
     """
 
     def __init__(self):
@@ -83,14 +83,14 @@ class Meter:
         self.started = time.perf_counter()
 
     def fetch(self, batches):
-        """The next batch; the wait for it is measured."""
+        """The next batch; measures how long it takes to come."""
         before = time.perf_counter()
         batch = next(batches)
         self.wait += time.perf_counter() - before
         return batch
 
     def add(self, losses, clips):
-        """losses: name -> scalar tensor of one step."""
+        """Count one step.  losses: {name: scalar tensor}; clips: of its batch."""
         for name, value in losses.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.steps, self.clips = self.steps + 1, self.clips + clips
@@ -106,9 +106,9 @@ class Meter:
 
 
 def report(book, meter, run, progress, end, lr):
-    """A line and the curves of the steps since the last report, which starts the meter anew.
+    """Log a line and the curves of the steps since the last report, and clear the meter.
 
-    Raises NotFinite where a loss was no finite number.
+    Raises NotFinite where a loss is not finite.
     """
     losses = meter.losses()
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -116,7 +116,7 @@ def report(book, meter, run, progress, end, lr):
     found, *peaks = zip(*distributed.gathered((wrong, *memory.values())))
     if any(found):
         raise NotFinite(run, wrong or ["a term on another rank"])
-    memory = dict(zip(memory, map(max, peaks)))  # of the process that needs most
+    memory = dict(zip(memory, map(max, peaks)))  # of the process that needs the most
     run.count_bad()
     speeds = meter.speeds()
     meter.clear()
@@ -145,7 +145,7 @@ def peak_memory(device):
 
 
 def farewell(run, end, halted):
-    """What a person wants to know when the program ends."""
+    """The last words of a run: why it stopped, or its J&F, its files and the command to try its network."""
     if run.step < end or (halted and run.measured < run.step):
         left = "" if run.step < end else ", the last, without its validation"
         return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"

@@ -11,8 +11,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 def parameter_groups(model, optim: Optim):
     """Two groups: decayed weights at lr, and biases (never decayed) at lr * bias_lr_factor.
 
-    Weights of normalisation layers belong to the first group if optim.decay_norm_weights, else to a third
-    one at lr without decay.  Each group carries `lr_factor` and `decays` for `set_rates`.
+    Weights of normalisation layers, and other parameters of one dimension, belong to the first group if
+    optim.decay_norm_weights, else to a third group at lr without decay.  Each group has `lr_factor` and `decays`, which
+    `set_rates` reads.
     """
     norm_weights = {id(m.weight) for m in model.modules() if isinstance(m, _NORMS) and m.weight is not None}
     weights, biases, plain = [], [], []
@@ -34,7 +35,7 @@ def parameter_groups(model, optim: Optim):
 
 
 def build(model, optim: Optim, fused: bool | None = None):
-    """The optimiser over parameter_groups(model); its rates are set by set_rates before every step.
+    """The optimiser of parameter_groups(model); set_rates sets its rates before every step.
 
     fused: one kernel for all parameters instead of a loop over them; None = on a GPU.
     """

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a validation sequence.
+"""The picture of a validation sequence for TensorBoard.
 
 Legend: D channels, H W pixels of a frame, h w cells.
 """
@@ -19,9 +19,9 @@ HEIGHT_PX = 240  # of each frame
 
 
 class Watched:
-    """A tracker for one sequence that keeps the confidence of the frames which its picture shows.
+    """A tracker for one sequence that keeps the confidence of the frames in the sequence's picture.
 
-    shown: their numbers.  confidence: float32 [H,W] of each, after `segment`.
+    shown: the numbers of these frames.  confidence: {number: float32 [H,W]}, filled by `segment`.
     """
 
     def __init__(self, tracker, sequence):
@@ -41,9 +41,9 @@ class Watched:
 def validation_sheet(sequence, annotations, masks, watched):
     """Four frames of a sequence as a sheet.  -> uint8 RGB [3, rows, columns].
 
-    annotations, masks: folders of the true ids and of the network's, a PNG a frame.  watched: what segmented it.
-    Rows: the annotation; the prediction; its confidence (blue = none, yellow = full); and where a cell of the first
-    frame, marked there by a white square, finds itself (the brighter the likelier).
+    annotations, masks: folders of the annotated and of the predicted ids, a PNG a frame.  watched: the Watched that
+    segmented the sequence.  Rows: the annotation; the prediction; its confidence (blue = none, yellow = full); and
+    where a cell of the first frame, which a white square marks there, is found again (the brighter, the more likely).
     """
     names = [sequence.frame_names[t] for t in watched.shown]
     frames = [read_frame(sequence.images[t]) for t in watched.shown]
@@ -62,7 +62,7 @@ def validation_sheet(sequence, annotations, masks, watched):
 
 
 def middle(ids_HW):
-    """(y, x) of the pixel of the largest object that is nearest to its centre."""
+    """(y, x) of the pixel of the largest object that is nearest to the object's centre."""
     sizes = np.bincount(ids_HW.ravel(), minlength=256)
     pixels = np.argwhere(ids_HW == 1 + sizes[1:].argmax())
     return pixels[((pixels - pixels.mean(0)) ** 2).sum(1).argmin()]
@@ -70,9 +70,9 @@ def middle(ids_HW):
 
 @torch.no_grad()
 def found_again(tracker, frames, place):
-    """How likely each cell of every frame is the cell at place (y, x) of the first: numpy [h,w] each, the most 1.
+    """For every frame, how likely each cell is the cell at place (y, x) of the first frame: a list of numpy [h,w].
 
-    A softmax over the frame's cells by the protocol's temperature; no window.
+    The values are a softmax over the frame's cells with the protocol's temperature, scaled so that the largest is 1.
     """
     H, W = frames[0].shape[:2]
     size, chances = working_size(H, W, tracker.propagation), []
@@ -88,19 +88,19 @@ def found_again(tracker, frames, place):
 
 
 def heat(frame, values, colours):
-    """The frame beneath values in [0,1], float32 of any size, in the colours of one of OpenCV's maps."""
+    """The frame beneath values in [0,1], float32 of any size, in the colours of an OpenCV colour map."""
     levels = cv2.resize((values * 255).round().astype(np.uint8), frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     return cv2.addWeighted(frame, 0.3, cv2.applyColorMap(levels, colours)[..., ::-1], 0.7, 0)
 
 
 def mark(picture, place):
-    """A white square around a place (y, x), in place."""
+    """Draw a white square around a place (y, x) into the picture."""
     (y, x), reach = place, max(2, len(picture) // 60)
     cv2.rectangle(picture, (int(x) - reach, int(y) - reach), (int(x) + reach, int(y) + reach), (255, 255, 255), 2)
 
 
 def smaller(picture):
-    """At HEIGHT_PX; pictures that are lower stay as they are."""
+    """The picture, made smaller where it is higher than HEIGHT_PX."""
     height, width = picture.shape[:2]
     if height <= HEIGHT_PX:
         return picture

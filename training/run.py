@@ -1,4 +1,4 @@
-"""The state of a training run: what changes step by step, saved and restored as one."""
+"""The state of a training run: everything that changes step by step, saved and restored as one."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from training import optim
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What may differ when a run goes on: where things lie and what is told, not what is computed.
+# Settings that may change when a run goes on: paths, output and other settings that do not change the training.
 _FREE_SECTIONS = {"log", "validation", "propagation"}
 _FREE_KEYS = {f"data.{key}" for key in ("root", "list", "workers", "bad_share", "accumulate")}
 _FREE_KEYS |= {"schedule.steps", "protocol", "optim.compile", "optim.checkpointing"}
@@ -31,11 +31,11 @@ class NotFinite(UserError):
 class Run:
     """Everything that changes during training; saved and restored as one.
 
-    init: the file that the method's weights are from, or None.  measured: the step of the last validation;
-    score and best: the J&F of that one, and the highest, by layer.  starts: how often the program has started, this
-    one included.  processes: how many wrote the checkpoint that the run goes on from; without one, how many there are.
-    unread: datasets.clip.BadClips of this process's loader.  bad_clips: replaced since the run began; bad_files: not
-    readable since this start.
+    init: the file that the method's weights are from, or None.  measured: the step of the last validation.  score:
+    {layer: J&F of the last validation}; best: {layer: the highest J&F}.  starts: how often the program has started,
+    including this time.  processes: how many wrote the checkpoint that the run goes on from; in a new run, how many
+    there are.  unread: the datasets.clip.BadClips of this process's loader.  bad_clips: clips that were replaced since
+    the run began.  bad_files: files that could not be read since this start.
     """
 
     def __init__(self, method, config, folder, device, init=None):
@@ -53,25 +53,28 @@ class Run:
         self.starts, self.processes = 1, distributed.world_size()
         self.revision = checkpoint.git_revision(ROOT)
         if distributed.rank() == 0:
-            for part in self.folder.glob(".*.pth.[0-9]*"):  # what a program that was killed while it saved has left
+            for part in self.folder.glob(".*.pth.[0-9]*"):  # a program that was killed while it saved has left these
                 part.unlink(missing_ok=True)
 
     def reseed(self):
-        """Let torch's random numbers follow from seed, step and rank: nothing of chance is kept for going on."""
+        """Seed torch's random numbers by seed, step and rank, so that no checkpoint needs their state."""
         words = np.random.SeedSequence([self.config.seed, self.step, distributed.rank()]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
 
     def count_bad(self):
-        """Add up what all processes could not read; each calls it.  A file that two came across counts twice."""
+        """Add up the clips and files that the processes could not read; all processes must call this.
+
+        A file that two processes could not read counts twice.
+        """
         if self.unread is not None:
             counts = distributed.gathered((self.unread.bad, len(self.unread.reasons)))
             clips, self.bad_files = map(sum, zip(*counts))
             self.bad_clips = self.bad_before + clips
 
     def save(self):
-        """last.pth: all that resuming needs, the sampler's place included (it follows from the step).
+        """Write last.pth: everything that going on needs.  The place in the data follows from the step.
 
-        Every process calls it.  Raises NotFinite instead of replacing a good checkpoint by one that cannot go on.
+        All processes must call this.  Raises NotFinite where weights are not finite: a good checkpoint is kept.
         """
         self.count_bad()
         if distributed.rank() == 0:
@@ -98,19 +101,22 @@ class Run:
             )
 
     def save_best(self, layer, score):
-        """The network of the highest J&F of a layer: best.pth for the first layer that is validated."""
+        """Write the network with the highest J&F of a layer: best.pth for the first layer of validation.layers."""
         self.best[layer] = score
         first = layer == self.config.validation.layers[0]
         self.save_network("best.pth" if first else f"best_{layer}.pth", score=score)
 
     def save_network(self, name, **more):
-        """The network and where it came from, without what going on needs."""
+        """Write the network, its configuration and its step; not the state that going on needs."""
         if distributed.rank() == 0:
             content = {"method": self.method.state_dict(), "config": as_plain(self.config), "step": self.step}
             checkpoint.save(self.folder / name, content | {"revision": self.revision} | more)
 
     def restore(self, path):
-        """Go on where the run that wrote `path` was.  UserError if its configuration computes something else."""
+        """Take over the state of the run that wrote `path`.
+
+        Raises UserError for a file that is no such state, and for a run with another configuration.
+        """
         content = checkpoint.load(path)
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "step"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
@@ -121,7 +127,7 @@ class Run:
             raise UserError(f"{path}: holds a damaged training state ({reason}); name another last.pth") from error
 
     def _restore(self, content, path):
-        """Raises what a damaged state makes Python and torch raise."""
+        """As restore, but for damaged states it raises the errors of Python and torch."""
         _same_run(content["config"], self.config, path)
         if self.init and self.init != content["init"]:
             raise UserError(
@@ -130,7 +136,7 @@ class Run:
             )
         self.init = content["init"]
         checkpoint.load_strictly(self.method, content["method"], path)
-        groups = self.optimiser.state_dict()["param_groups"]  # follow from the configuration, which is the same
+        groups = self.optimiser.state_dict()["param_groups"]  # these follow from the configuration, which is the same
         self.optimiser.load_state_dict({"state": content["optimiser"]["state"], "param_groups": groups})
         moments = {"momentum_buffer"} if self.config.optim.name == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
         for parameter, state in self.optimiser.state.items():
@@ -144,14 +150,14 @@ class Run:
         counts, scores = (self.step, self.bad_before, self.measured), (*self.best.values(), *self.score.values())
         if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(n, float) for n in scores):
             raise ValueError("counts and scores must be numbers")
-        if not (self.folder / "best.pth").exists():  # another run's: its best snapshot is not here
+        if not (self.folder / "best.pth").exists():  # the state of another folder, where its best.pth stays
             self.best, self.score = {}, {}
         self.starts, self.processes = content.get("starts", 1) + 1, content.get("processes", self.processes)
         if not all(isinstance(n, int) and n >= 1 for n in (self.starts, self.processes)):
             raise ValueError("starts and processes must be 1 or more")
 
     def changed_processes(self):
-        """What another number of processes than before changes, in words; "" where it is the same."""
+        """What changes because the number of processes has changed, in words; "" where it has not."""
         now, clips = distributed.world_size(), self.config.data.batch_size
         if now == self.processes:
             return ""
@@ -167,7 +173,7 @@ class Run:
 
 
 def _same_run(saved, config, path):
-    """Going on with other numbers would be a run that no configuration describes."""
+    """Raise UserError where the saved configuration differs: no configuration would describe the run that goes on."""
     old, new = {**_defaults(config), **_flat(saved)}, _flat(as_plain(config))
     changed = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
@@ -184,7 +190,7 @@ def _same_run(saved, config, path):
 
 
 def _defaults(config):
-    """The values of keys that are younger than a checkpoint, which does not hold them."""
+    """The default values of all keys, for keys that older checkpoints lack."""
     sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {
         f"{name}.{field.name}": field.default

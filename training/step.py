@@ -1,4 +1,4 @@
-"""One step of the optimiser, with the gradients of a batch that is computed at once or part by part."""
+"""One step of the optimiser, with the gradients of a batch, which is computed at once or part by part."""
 
 from contextlib import nullcontext
 
@@ -8,7 +8,10 @@ from training import optim
 
 
 def step(run, model, batch, progress):
-    """One optimiser step; waits for no result.  -> the losses by name, and the learning rate."""
+    """Take one optimiser step without waiting for the device.  Returns {name: loss} and the learning rate.
+
+    model, batch, progress: as for `gradients`.
+    """
     config = run.config
     run.reseed()
     lr = schedule.learning_rate(config.schedule, config.base_lr, progress)
@@ -26,10 +29,11 @@ def step(run, model, batch, progress):
 
 
 def gradients(run, model, batch, progress):
-    """Replace the gradients of run.method by those of a batch's loss; waits for no result.  -> the losses by name.
+    """Replace the gradients of run.method by those of a batch's loss without waiting for the device.
 
-    model: run.method, or what averages its gradients over the processes.  The batch goes through it in data.accumulate
-    equal parts; the loss is the mean of theirs, and only one part's activations are in memory at a time.
+    model: run.method, or the module that wraps it and averages gradients over the processes.  progress: see
+    core.schedule.  The batch goes through the model in data.accumulate equal parts; its loss is the mean of their
+    losses, and the activations of only one part are in memory at a time.  Returns {name: loss}.
     """
     count, precision = run.config.data.accumulate, run.config.optim.precision
     batch = {name: value.to(run.device, non_blocking=True) for name, value in batch.items()}
@@ -39,7 +43,7 @@ def gradients(run, model, batch, progress):
         parts = run.method.prepare(parts, progress)
     means = {}
     for number, part in enumerate(parts, 1):
-        # The backward pass of the last part averages the sum of all over the processes.
+        # Only the backward pass of the last part averages the gradients, the sum of all parts, over the processes.
         with nullcontext() if number == count or model is run.method else model.no_sync():
             with autocast(run.device, precision):
                 losses = model(part)

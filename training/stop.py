@@ -1,4 +1,4 @@
-"""Signals that end a program in order: what is under way is finished and saved first."""
+"""Signals that end a program in order: it first finishes the present step and saves."""
 
 import os
 import signal
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 
 class Stopped(BaseException):
-    """A signal ends what is under way; no Exception, since nothing in between may take it for its own."""
+    """A signal ends the present work.  It is no Exception, so that no `except Exception` catches it."""
 
 
 class Stop:
-    """with Stop() as stop: SIGNALS are remembered until the step is done; a second one ends the program.
+    """with Stop() as stop: the first of SIGNALS is remembered until the step is done; a second ends the program.
 
-    echo: seconds in which a second one is the same news again: torchrun passes on what a terminal or a cluster sends
-    to every process, too.  signal: the number of the first, or None.
+    echo: for so many seconds after the first signal others are ignored, since torchrun passes on signals that a
+    terminal or a cluster also sends to every process.  signal: the number of the first signal, or None.
     """
 
-    #: SIGUSR1 is how clusters announce that a job's time ends
+    #: clusters send SIGUSR1 before the time of a job ends
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, echo=0.0):
@@ -39,10 +39,10 @@ class Stop:
                 os.kill(os.getpid(), number)
             return
         self.signal, self._since = number, time.monotonic()
-        if not self._echo:  # the default needs no Python, which may hang
+        if not self._echo:  # the second signal then ends the program by the default, even where Python hangs
             for each in self._before:
                 signal.signal(each, signal.SIG_DFL)
-        os.write(2, f"{self._told}; once more ends at once\n".encode())  # print may be what was interrupted
+        os.write(2, f"{self._told}; once more ends at once\n".encode())  # print may have been interrupted
         if self._at_once:
             raise Stopped
 
@@ -53,7 +53,7 @@ class Stop:
 
     @contextmanager
     def during(self, told, at_once=False):
-        """What a signal is answered by in a block that is no step; at_once: it raises Stopped there and then."""
+        """Inside, a signal prints `told`; at_once: it also raises Stopped immediately."""
         before, self._told, self._at_once = self._told, told, at_once
         try:
             if at_once:
