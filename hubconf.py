@@ -10,7 +10,7 @@ dependencies = ["torch", "torchvision", "numpy", "PIL", "cv2", "yaml", "safetens
 
 
 def dul_resnet18():
-    """DUL's ResNet-18 with the weights in the box: an Extractor, called with frames and a layer's name."""
+    """DUL's ResNet-18 with the weights in the box: an Extractor, to call with frames and the name of a layer."""
     return load()
 
 
@@ -28,5 +28,5 @@ def ino_vits8(source):
 
 
 def tracker(source=DEFAULT, **arguments):
-    """A labelprop.Tracker of the weights in `source`, anything that models.load takes; arguments: the Tracker's."""
+    """A labelprop.Tracker.  source: anything that models.load takes; arguments: further arguments of the Tracker."""
     return Tracker(load(source), **arguments)

@@ -1,4 +1,4 @@
-"""A checkpoint and videos with first masks -> masks of every frame, and J&F where annotations exist.
+"""Masks of every frame from a network and videos with first masks, and J&F where annotations exist.
 
     python infer_vos.py --checkpoint runs/ytvos/default/best.pth --dataset davis --data data/davis2017 \\
         --out results/davis/ytvos_default --key res4
@@ -26,19 +26,21 @@ from core.evaluation import davis, page, report
 from datasets import own_video, vos_sequences
 from labelprop import Tracker, follow, runner
 
-#: larger frames of --video are tracked at this size where neither --max-side nor the protocol names one
+#: --max-side for --video, where neither the user nor the protocol says one
 OWN_SIDE_PX = 960
-#: options that serve data sets alone, and --video alone
+#: options for data sets only, and options for --video only
 OF_SETS, OF_VIDEO = ("data", "sequences", "no_vis"), ("mask", "box", "start", "end", "every")
 
 
 def positive(text):
+    """The whole number above 0 in an argument."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
     return int(text)
 
 
 def number(text):
+    """The whole number, 0 or more, in an argument."""
     return int(text) if text == "0" else positive(text)
 
 
@@ -96,9 +98,10 @@ def sequences_of(args):
 
 
 def claim(out, layer, origin, overwrite, some):
-    """Keep masks of different origin apart: out/<layer>_origin.json says what made those in out/<layer>_vos.
+    """Record in out/<layer>_origin.json the origin of the masks in out/<layer>_vos, so that no two origins mix.
 
-    overwrite: remove masks of another origin.  some: only some sequences are about to be segmented.
+    overwrite: remove masks of another origin.  some: only some of the sequences will be segmented.  Raises UserError
+    where masks of another origin are there and stay.
     """
     path, folders = out / f"{layer}_origin.json", [out / f"{layer}_{kind}" for kind in ("vos", "vis", "given")]
     if folders[0].exists():
@@ -116,7 +119,7 @@ def claim(out, layer, origin, overwrite, some):
 
 
 def origin_of(tracker, protocol, **data):
-    """Everything that decides what the masks are, as plain values.  data: what they are masks of."""
+    """Everything that decides the masks, as plain values.  data: further entries, about the videos."""
     weights = hashlib.sha256()
     for name, value in sorted(tracker.extractor.state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -131,9 +134,9 @@ def origin_of(tracker, protocol, **data):
 
 
 def warn(sequences: list[vos_sequences.VosSequence]) -> None:
-    """Warn of what the sequences lack, and of given masks that look wrong, once for each kind.
+    """Print the remark about the data set, and one warning for each way in which given masks look wrong.
 
-    UserError where a mask cannot be followed.
+    Raises UserError where a sequence has no object to follow.
     """
     if sequences[0].remark:
         warnings.warn(sequences[0].remark, stacklevel=2)
@@ -148,7 +151,7 @@ def warn(sequences: list[vos_sequences.VosSequence]) -> None:
 
 @contextmanager
 def nothing_empty(out: Path):
-    """On an error, remove origin files without masks in `out` and the empty folders that were made for it."""
+    """On an error, remove origin files without masks from `out`, and empty folders that were made for `out`."""
     made = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
     try:
         yield
@@ -163,7 +166,7 @@ def nothing_empty(out: Path):
 
 
 def score(sequences, masks, out):
-    """Print and write J&F of the sequences that are annotated in full."""
+    """Print and write J&F of the sequences with an annotation of every frame.  masks, out: folders."""
     scored = [sequence for sequence in sequences if sequence.annotations and sequence.length >= 3]
     if not scored:
         print(f"no J&F: none of the {len(sequences)} sequences has 3 frames or more that are all annotated")
@@ -179,7 +182,7 @@ def score(sequences, masks, out):
 
 
 def submit(sequences, masks, path, some):
-    """Pack the masks of all YouTube-VOS for its server; some: these are only some of its sequences."""
+    """Pack the masks of YouTube-VOS for its server.  some: only some sequences were segmented, so pack nothing."""
     if some:
         print(f"no {path.name}: --sequences names a part of the set; leave it out for a zip of all")
         return
@@ -188,15 +191,16 @@ def submit(sequences, masks, path, some):
 
 
 def tracker_of(args: argparse.Namespace, device: torch.device) -> tuple[Tracker, str]:
-    """The tracker that the arguments describe, and the name of its protocol."""
+    """The tracker that the arguments describe, and the name of its protocol.  Raises UserError."""
     own = [text for text in args.overrides if not text.startswith("propagation.")]
     changed = [text for text in args.overrides if text.startswith("propagation.")]
     extractor = models.load(args.checkpoint, args.config, own)
     protocol = args.protocol or protocols.on(args.dataset, extractor.protocol)
     values = {"propagation": {} if args.protocol else extractor.changes}
     propagation = protocols.named(protocol, strict.override(values, changed, ["propagation"])["propagation"])
-    sized = not args.video or propagation.short_side or propagation.max_side
-    max_side = args.max_side if args.max_side is not None or sized else OWN_SIDE_PX
+    max_side = args.max_side
+    if max_side is None and args.video and not (propagation.short_side or propagation.max_side):
+        max_side = OWN_SIDE_PX
     try:
         tracker = Tracker(
             extractor, args.key, propagation, device,
@@ -211,7 +215,7 @@ def tracker_of(args: argparse.Namespace, device: torch.device) -> tuple[Tracker,
 def prepare(args, device):
     """The sequences and the tracker that the arguments describe.
 
-    The first process goes ahead, so that each mistake is told once; it alone removes masks of another origin.
+    The first process goes ahead, so that each error is printed once; only it removes masks of another origin.
     """
     first = distributed.rank() == 0
     if not first:
@@ -235,7 +239,7 @@ def prepare(args, device):
 
 
 def follow_video(args, device):
-    """The way of --video: its own masks or boxes -> masks, overlay.mp4, preview.gif and objects.json in --out."""
+    """Run with --video: write masks, overlay.mp4, preview.gif and objects.json into --out."""
     if distributed.world_size() > 1:
         raise UserError("--video: one process follows a video; start it without torchrun")
     chosen = {name: getattr(args, name) for name in ("start", "end", "every") if getattr(args, name)}
@@ -272,6 +276,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # As on Ctrl-C, nothing half-written stays: torchrun ends its processes so.
+    # torchrun ends its processes by SIGTERM; as on Ctrl-C, nothing half-written stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

@@ -3,8 +3,8 @@
     python -m benchmarks.devices [--device cuda] [--data data/sample] [--steps 3] [--repeats 3]
 
 On the made sample set, features of every layer, masks of a sequence and losses of the first training steps are compared
-with those of the CPU in float32.  Times are medians; the devices take turns.  The exit code is 1 if a difference is
-larger than allowed.
+with the CPU's in float32.  Times are medians; the devices take turns.  The exit code is 1 if a difference is larger
+than allowed.
 """
 
 import sys
@@ -34,7 +34,7 @@ def features(settings, frames, device):
 
 
 def masks(settings, sequence, count, device):
-    """The ids of the first `count` frames, None = all."""
+    """The ids [T,H,W] of the first `count` frames, None = all."""
     tracker = Tracker(models.build(settings).extractor, device=device, precision="fp32")
     return np.stack(list(tracker.segment(islice(sequence.frames(), count), {0: sequence.given()[0]})))
 
@@ -74,7 +74,7 @@ def main(argv=None):
         slow, fast, difference = timing.median(cpu), timing.median(other), gap(cpu[-1].result, other[-1].result)
         fine &= bool(difference <= bound)
         timing.row(title, f"{slow:.2f}", f"{fast:.3f}", f"{slow / fast:.1f}", f"{difference:.1e}", bound)
-    sys.exit(not fine)
+    sys.exit(0 if fine else 1)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from datasets import vos_sequences
 from labelprop import Tracker, runner, tracker, video
 from labelprop.context import Context
 
-STAGES = {  # name: its thread when the stages overlap, and its functions where they are looked up
+STAGES = {  # {name: (its thread when the stages overlap, its functions as (module or class, name))}
     "decoding": ("ahead", [(vos_sequences, "read_frame")]),
     "to the device": ("ahead", [(video.Video, "batch")]),
     "network": ("main", [(Tracker, "features")]),
@@ -42,7 +42,7 @@ QUEUES = (runner, "WAITING"), (tracker, "AHEAD"), (video, "LANDING")
 
 
 def watched(function, seconds, wait):
-    """The function; it appends the duration of every call to the list `seconds`."""
+    """The function, which also appends the duration of every call to the list `seconds`; wait(): ends each call."""
 
     def call(*args, **kwargs):
         before = time.perf_counter()

@@ -23,6 +23,7 @@ from core.palette import read_ids
 
 
 def plain_contour(mask):
+    """The contour of a mask as the official program finds it."""
     right, below, corner = (np.zeros_like(mask) for _ in range(3))
     right[:, :-1], below[:-1], corner[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
     edge = (mask ^ right) | (mask ^ below) | (mask ^ corner)
@@ -64,6 +65,7 @@ def as_official(pairs):
 
 
 def ours(pairs):
+    """As as_official, by this project."""
     measures = []
     for pair in pairs:
         objects = sorted(davis.object_ids(pair[0][0]))
@@ -87,7 +89,7 @@ def mistaken(ids, rng):
 
 
 def found_sequences(annotations, frames, height):
-    """Ids [T,H,W] of that height, from evenly spaced frames of each sequence."""
+    """For each sequence the ids [T,H,W] of evenly spaced frames, resized to a height H = `height`."""
     sequences = []
     for folder in sorted(Path(annotations).glob("*/")):
         paths = sorted(folder.glob("*.png"))
@@ -140,7 +142,7 @@ def main(argv=None):
         found = found_sequences(args.annotations, args.frames, height)
         for title, sequences in (("found", found), ("layered", layered(found))):
             differences.append(compare(f"{height}p {title}", sequences, args.repeats))
-    sys.exit(max(differences) > 0)
+    sys.exit(1 if max(differences) > 0 else 0)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ WAYS = {  # device: {name: (way, precision)}
         "triton": ("triton", torch.float32),
     },
 }
-CALLS = {"cpu": 1, "cuda": 10}  # that are timed together
+CALLS = {"cpu": 1, "cuda": 10}  # calls that are timed together
 
 
 def works(frames, labels, cfg):

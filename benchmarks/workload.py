@@ -15,7 +15,7 @@ from labelprop import backends
 from labelprop.walk import Group
 from models.backbones.resnet import Backbone
 
-GEOMETRIES = {  # 480x854 in steady state: h, w, D, N, configuration
+GEOMETRIES = {  # 480x854 in steady state: (h, w, D, N, protocol)
     "dul": (60, 107, 512, 21, Propagation("disc", 12, False, 0.05, 10, 20, True)),
     "ino": (60, 106, 384, 11, Propagation("square", 40, True, 0.1, 5, 10, False)),
 }
@@ -43,7 +43,7 @@ def dense(query_hwD, keys_NhwD, labels_NhwM, cfg):
 
 
 def outside_window(queries, h, w, cfg):
-    """True for the cells outside the windows of some queries.  queries: numbers of cells [n].  Returns bool [n,hw]."""
+    """Which cells lie outside the window of each query: bool [n,hw].  queries: flat indices of cells [n]."""
     cells = torch.arange(h * w, device=queries.device)
     dy, dx = (queries[:, None] // w - cells // w).abs(), (queries[:, None] % w - cells % w).abs()
     return dy**2 + dx**2 >= cfg.radius**2 if cfg.window == "disc" else torch.maximum(dy, dx) > cfg.radius

@@ -1,7 +1,7 @@
-"""A page in the browser: open a video, draw its objects, follow them, correct a mask, take the results away.
+"""A page in the browser: open a video, draw its objects, follow them, correct a mask, download the results.
 
-The page asks nothing of other machines.  Videos that are uploaded, masks and films lie in one folder: what belongs to a
-page is removed when the page is closed, the rest when the program ends.
+The page needs no other machine.  Uploaded videos, masks and films lie in one folder.  The files of a page are removed
+when the page is closed, all others when the program ends.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def build(page: Page) -> gr.Blocks:
                     )  # fmt: skip
                     named = gr.Button("Open the path", elem_id="open")
                 sizes = [*SIZES]
-                size = gr.Dropdown(sizes, value=sizes[not page.on_cpu], label="work at a size of", elem_id="size")
+                preset = sizes[0] if page.on_cpu else sizes[1]
+                size = gr.Dropdown(sizes, value=preset, label="work at a size of", elem_id="size")
                 follow = gr.Button("Follow from here", variant="primary", elem_id="follow")
                 stop = gr.Button("Stop", elem_id="stop")
                 status = gr.HTML("Open a video.", elem_id="status")
@@ -89,7 +90,7 @@ def build(page: Page) -> gr.Blocks:
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
-    """A folder below `folder` for this program alone, which is removed at the end; so are those of killed programs."""
+    """A new folder below `folder`, which is removed at the end.  Folders that killed programs left are removed, too."""
     for left in folder.glob("page-*"):
         with suppress(ValueError, PermissionError):
             try:
@@ -112,7 +113,7 @@ def emptied(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def served(page: Page, host: str, port: int | None) -> Iterator[str]:
-    """The address at which the page is open meanwhile."""
+    """Inside, the page can be opened at the address that this yields."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(page.folder / "received")}
     gr.set_static_paths([page.folder / "pages"])  # films are sent from there, without a copy that would stay
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 OLDEST = {"torch": "2.8", "torchvision": "0.23"}
-# All of these install the module cv2.
+# {package: packages that install the same module}
 SAME = {"opencv-python-headless": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
 
 
@@ -33,7 +33,7 @@ def installed(name):
 
 
 def check(lines):
-    """Two lists of texts: what keeps this Python from running the project, and what differs from the file's lines."""
+    """Two lists of texts: why this Python cannot run the project, and how its packages differ from the file's lines."""
     lacks, differences = [], []
     too_old = sys.version_info < (3, 10)
     if too_old:
@@ -51,7 +51,7 @@ def check(lines):
                 differences.append(f"without {lack}, which is {comment.removeprefix('optional: ')}")
             else:
                 lacks.append(f"{lack} is needed")
-        elif numbers(found) != numbers(bounds.get("==", found)) or below and numbers(found) >= numbers(below):
+        elif numbers(found) != numbers(bounds.get("==", found)) or (below and numbers(found) >= numbers(below)):
             differences.append(f"{name} {found} where requirements.txt has {clauses}")
     if not lacks and any(text.startswith("torch") for text in differences):
         try:
@@ -64,4 +64,6 @@ def check(lines):
 if __name__ == "__main__":
     lacks, differences = check(Path(sys.argv[1]).read_text().splitlines())
     print("\n".join(lacks or differences))
-    sys.exit(1 if lacks else 3 if differences else 0)
+    if lacks:
+        sys.exit(1)
+    sys.exit(3 if differences else 0)
