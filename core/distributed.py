@@ -48,10 +48,12 @@ def stop() -> None:
 
 
 def rank() -> int:
+    """The number of this process; 0 without a process group, and inside `alone`."""
     return dist.get_rank() if dist.is_initialized() and not _alone.get() else 0
 
 
 def world_size() -> int:
+    """The number of processes; 1 without a process group, and inside `alone`."""
     return dist.get_world_size() if dist.is_initialized() and not _alone.get() else 1
 
 

@@ -35,7 +35,7 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
     source = str(source)
     if source == "untrained":
         described = read_config(config or UNTRAINED, overrides)
-        return _extractor(build(described), described)
+        return _extractor(build(described), described.protocol, described.propagation)
     if config is not None or overrides:
         raise UserError(
             f"{source}: brings its own configuration; --config, and --set of other keys than propagation.KEY, serve "
@@ -58,7 +58,7 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
     if _ours(content):
         described = configuration.from_dict(content["config"], CONFIGS, source=f"{source} (config)")
         method = _filled(lambda: build(described), content["method"], source)
-        return _extractor(method, described)
+        return _extractor(method, described.protocol, described.propagation)
     found = _recognised(content, source)
     return _filled(found.make, found.state, source).eval()
 
@@ -78,6 +78,7 @@ def build(config: RunConfig) -> Method:
 
 
 def _made(section):
+    """The method that the section `method` of a configuration describes, with random weights."""
     try:
         return METHODS[section.name].Method(section)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
@@ -130,11 +131,7 @@ def _given_away(path):
     except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
         raise UserError(f"{path}: its metadata describe no network ({error}); fetch the file again") from error
 
-    def make():
-        extractor = _made(section).extractor
-        extractor.protocol, extractor.changes = parts["protocol"], parts["propagation"]
-        return extractor.eval()
-
+    make = lambda: _extractor(_made(section), parts["protocol"], parts["propagation"])
     single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     return _filled(make, single, path)
 
@@ -150,9 +147,10 @@ def _filled(make, state, source):
     return network
 
 
-def _extractor(method, config):
+def _extractor(method, protocol, changes):
+    """The extractor of a method, for a tracker that follows a protocol with some changes."""
     extractor = method.extractor
-    extractor.protocol, extractor.changes = config.protocol, config.propagation
+    extractor.protocol, extractor.changes = protocol, changes
     return extractor.eval()
 
 
@@ -165,6 +163,7 @@ def read(source: str | Path) -> dict[str, Any]:
 
 
 def _ours(content):
+    """Whether the content of a file is a checkpoint of this project."""
     return isinstance(content.get("method"), dict) and isinstance(content.get("config"), dict)
 
 

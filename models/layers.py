@@ -1,6 +1,6 @@
 """Small parts that several methods use.
 
-Legend: B images, D channels, h w cells, P = h * w, n chosen cells.
+Legend: B images, T frames, D channels, H W pixels, h w cells, P = h * w, n chosen cells.
 """
 
 import torch
@@ -29,6 +29,17 @@ def gather_cells(maps_BDhw, index_Bn):
     """The vectors [B,n,D] of maps at flat cell indices (row * w + column)."""
     flat_BPD = maps_BDhw.flatten(2).transpose(1, 2)
     return torch.gather(flat_BPD, 1, index_Bn[..., None].expand(-1, -1, flat_BPD.shape[-1]))
+
+
+def sheet(rows):
+    """Rows of pictures, each row [T,3,H,W] in [0,1], as one picture for TensorBoard: uint8 [3, rows, columns]."""
+    picture = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def tiled(pictures, columns):
+    """The N pictures of every frame, [T,N,3,H,W], as one picture with so many columns: [T,3,height,width]."""
+    return pictures.unflatten(1, (-1, columns)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def initialise(module):

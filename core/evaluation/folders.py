@@ -32,6 +32,7 @@ def holds(folder: Path, *patterns: str) -> bool:
 
 
 def absolute(folder):
+    """The absolute path of a folder."""
     return Path(os.path.abspath(folder))  # links are not followed: a data set is often a link
 
 
@@ -90,6 +91,7 @@ def pairs(annotations: Path, results: Path, names=None) -> list[tuple[Path, Path
 
 
 def listed(names):
+    """The first ten names in words, and how many more there are."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 

@@ -65,6 +65,7 @@ def _json(value: Any) -> str:
 
 
 def percent(values) -> list[float]:
+    """Fractions of 1 in percent, with one decimal."""
     return [round(100 * value, 1) for value in values]
 
 

@@ -11,10 +11,11 @@ from datasets.scenes.texture import cells, lit, mix, noise, ramp, rgb, smoothste
 
 @dataclass(frozen=True)
 class Habitat:
-    """ground: the ground's painter.  colours: the ground's, dark to bright.  coats: the animals', each base, marking
-    and accent.  animals: names in SPECIES.  water: caustics instead of shade.
+    """A ground, the props on it, and the animals that live there.
 
-    props: names in PROPS, with their numbers, on the ground.  over: props that hang over the animals.
+    ground: the function that paints the ground.  colours: of the ground, dark to bright.  coats: colours of animals,
+    each text has base, marking and accent.  animals: names in SPECIES.  water: caustics instead of shade.  props: {name
+    in PROPS: mean number on the ground}.  over: names of props that hang over the animals.
     """
 
     ground: Callable

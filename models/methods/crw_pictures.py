@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from models.layers import sheet, tiled
+
 PATCH_PX = 32
 
 
@@ -23,16 +25,9 @@ def walk_of_one(patches, there, back):
     photo = F.interpolate(patches.flatten(0, 1).float() / 255, size=(PATCH_PX, PATCH_PX)).unflatten(0, (T, N))
     rows = [photo, photo * _light(out), photo * _light(home)]
     photo[0, start] = F.pad(photo[0, start, :, 2:-2, 2:-2], (2, 2, 2, 2), value=1.0)
-    sheet = torch.cat([torch.cat(list(_grid(row)), dim=-1) for row in rows], dim=-2)
-    return (sheet * 255).round().to(torch.uint8).cpu()
+    return sheet(tiled(row, round(N**0.5)) for row in rows)
 
 
 def _light(places):
     """Probabilities [T,N] -> brightness [T,N,1,1,1]."""
     return (0.2 + 0.8 * places / places.amax(1, keepdim=True))[..., None, None, None]
-
-
-def _grid(row):
-    """[T,N,3,s,s] -> [T,3,height,width], N a square number."""
-    side = round(row.shape[1] ** 0.5)
-    return row.unflatten(1, (side, side)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -6,6 +6,8 @@ Legend: T frames, N anchors, h w cells, C channels.
 import torch
 import torch.nn.functional as F
 
+from models.layers import sheet
+
 
 def training_sample(batch, logits, labels, anchor_index, grid):
     """One clip as a sheet with a column for each frame.  -> uint8 [3, rows, columns].
@@ -27,8 +29,7 @@ def training_sample(batch, logits, labels, anchor_index, grid):
         _cells(colours[chance.argmax(-1)], h, w, size),
         _cells(miss[..., None].expand(-1, -1, 3), h, w, size),
     ]
-    sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
-    return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return sheet(rows)
 
 
 def _anchor_colours(index, h, w):

@@ -3,8 +3,9 @@
 Legend: T frames, L local crops a frame, N patches, g l pixels per side of global and local crops.
 """
 
-import torch
 import torch.nn.functional as F
+
+from models.layers import sheet, tiled
 
 PER_ROW = 4
 
@@ -21,21 +22,18 @@ def training_sample(clip, mask, looks):
     hidden = _enlarge(mask.float().view(1, 1, cells, cells), side)
     looks = looks.float().mean(1)
     looks = _enlarge((looks / looks.amax(1, keepdim=True)).view(-1, 1, cells, cells), side)
-    rows = [whole, whole * (1 - hidden) + 0.5 * hidden, whole * (0.2 + 0.8 * looks), _tiles(clip["local"], side)]
-    sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
-    return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return sheet([whole, whole * (1 - hidden) + 0.5 * hidden, whole * (0.2 + 0.8 * looks), _small(clip["local"], side)])
 
 
 def _enlarge(maps, side):
     return F.interpolate(maps, size=(side, side), mode="nearest")
 
 
-def _tiles(local, side):
+def _small(local, side):
     """[T,L,3,l,l] -> [T,3,height,side]: PER_ROW crops in a row; places without a crop are black."""
     T, L = local.shape[:2]
     small = F.interpolate(local.flatten(0, 1).float() / 255, size=(side // PER_ROW,) * 2, mode="nearest")
-    rows = -(-L // PER_ROW)
-    tiles = small.new_zeros(T, rows * PER_ROW, 3, *small.shape[-2:])
-    tiles[:, :L] = small.unflatten(0, (T, L))
-    grid = tiles.unflatten(1, (rows, PER_ROW)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    return F.pad(grid, (0, side - grid.shape[-1]))
+    pictures = small.new_zeros(T, L + -L % PER_ROW, 3, *small.shape[-2:])
+    pictures[:, :L] = small.unflatten(0, (T, L))
+    rows = tiled(pictures, PER_ROW)
+    return F.pad(rows, (0, side - rows.shape[-1]))
