@@ -146,6 +146,8 @@ def search(query, context, groups, cfg, shape=None):
 
 def _run(shape, work):
     """The three results of search, computed with one shape for as many tiles at a time as SCRATCH has room for."""
+    from triton import next_power_of_2
+
     (h, w, D), cfg, device = work.query.full.shape, work.cfg, work.query.full.device
     plan = _plan(h, w, cfg, shape.Q, shape.P, device)
     # A slot is a context frame or a group's reference.  Near slots are searched inside the window only, open slots
@@ -155,7 +157,7 @@ def _run(shape, work):
     if cfg.window_reference:
         near_slots, open_slots, open_chunks = work.frames + work.groups, 0, 0
     columns = near_slots * near_chunks + open_slots * open_chunks
-    chunks = _power_of_2((open_chunks or near_chunks) + work.frames * near_chunks)
+    chunks = next_power_of_2((open_chunks or near_chunks) + work.frames * near_chunks)
     members = shape.P // CELLS
     step = max(1, min(len(plan.queries), SCRATCH // (shape.Q * columns * members)))
     tops = torch.empty(step * shape.Q, columns, device=device)
@@ -177,15 +179,11 @@ def _run(shape, work):
             work.fulls, *tables, work.own_frames, work.slack, *found,
             first, work.frames, open_slots, near_chunks, open_chunks, h * w, w,
             D=D, **constants, CHUNKS=chunks, BITS=max(8, (chunks * members - 1).bit_length()),
-            TOP_K=cfg.top_k, K=_power_of_2(cfg.top_k), TAKE=4,
+            TOP_K=cfg.top_k, K=next_power_of_2(cfg.top_k), TAKE=4,
             # One warp a query, with so few registers that many warps fit.  The maxima of many chunks need four warps.
             **({"num_warps": 1, "maxnreg": 128} if chunks <= 512 else {"num_warps": 4}),
         )  # fmt: skip
     return found
-
-
-def _power_of_2(n):
-    return 1 << (n - 1).bit_length()
 
 
 _fastest_known: dict = {}

@@ -54,10 +54,6 @@ class Video(NamedTuple):
     rotation: int
     times: np.ndarray | None = None
 
-    def all_times(self) -> np.ndarray:
-        """The time of every frame in seconds [frames]."""
-        return self.start + np.arange(self.frames) / self.fps if self.times is None else self.times
-
     def number(self, seconds: float) -> int:
         """The number of the frame nearest to a time; for a time outside the video, perhaps a number without a frame."""
         if self.times is None:
@@ -99,7 +95,8 @@ class Reader(VideoReader):
         return self.info(video).frames
 
     def times(self, video: int) -> np.ndarray:
-        return self.info(video).all_times()
+        info = self.info(video)
+        return info.start + np.arange(info.frames) / info.fps if info.times is None else info.times
 
     def read(self, video: int, frame_ids: Sequence[int]) -> "list[np.ndarray]":
         info, path = self.info(video), os.path.join(self.root, self.names[video])

@@ -20,16 +20,8 @@ from core.schema import Section, above, at_least, below_one, between, span
 from models.backbones.vit import DEPTH, Backbone, ViT
 from models.method import Losses
 from models.method import Method as BaseMethod
+from models.methods import ino_losses
 from models.methods.ino_head import Head
-from models.methods.ino_losses import (
-    Temperatures,
-    frame_means,
-    in_aff_loss,
-    in_mim_loss,
-    out_loss,
-    pair_means,
-    trail,
-)
 from models.methods.ino_pictures import training_sample
 from models.methods.ino_views import Views
 
@@ -124,7 +116,7 @@ class Method(BaseMethod):
         """batch: global [B,T,3,g,g], local [B,T,L,3,l,l], uint8, prepared or not.  -> Losses: out, in_mim, in_aff."""
         if "mask" not in batch:
             (batch,) = self.prepare([batch])
-        whole, local = (by_frame(normalise(batch[name])) for name in ("global", "local"))  # [T,B,...]
+        whole, local = (normalise(batch[name]).transpose(0, 1) for name in ("global", "local"))  # [T,B,...]
         T, B, L = local.shape[:3]
         student = self.student(whole.flatten(0, 1), batch["mask"], batch["places"])
         local_TBLK = self.student(local.flatten(0, 2))[0].unflatten(0, (T, B, L))
@@ -132,12 +124,12 @@ class Method(BaseMethod):
         teacher_class, teacher_patch = batch["teacher_class"], batch["teacher_patch"]
 
         with torch.autocast(whole.device.type, enabled=False):
-            tau = Temperatures(self.config.student_temperature, batch["teacher_temperature"])
+            tau = ino_losses.Temperatures(self.config.student_temperature, batch["teacher_temperature"])
             local_TLBK = local_TBLK.transpose(1, 2)
             terms = {
-                "out": out_loss(student_class, local_TLBK, teacher_class, batch["centres_class"], tau),
-                "in_mim": in_mim_loss(student_patch, teacher_patch, batch["centres_patch"], tau),
-                "in_aff": in_aff_loss(student_patch, teacher_patch, tau),
+                "out": ino_losses.out_loss(student_class, local_TLBK, teacher_class, batch["centres_class"], tau),
+                "in_mim": ino_losses.in_mim_loss(student_patch, teacher_patch, batch["centres_patch"], tau),
+                "in_aff": ino_losses.in_aff_loss(student_patch, teacher_patch, tau),
             }
             total = torch.stack([getattr(self.config, f"{name}_weight") * term for name, term in terms.items()]).sum()
         return Losses(total, {name: term.detach() for name, term in terms.items()})
@@ -155,13 +147,15 @@ class Method(BaseMethod):
             raise UserError(f"clip.frames = {T}: must be even for ino, which pairs the frames of its two halves")
         mask = self._draw_mask(parts[0]["global"])
         places = mask.nonzero()[:, 0]
-        images = (by_frame(normalise(part["global"])).flatten(0, 1) for part in parts)
+        images = (normalise(part["global"]).transpose(0, 1).flatten(0, 1) for part in parts)
         seen = [[out.unflatten(0, (T, -1)) for out in self.teacher(each, places=places)] for each in images]
+        class_means = [ino_losses.pair_means(of_class) for of_class, _ in seen]
+        patch_means = [ino_losses.frame_means(of_patch) for _, of_patch in seen]
         shared = {
             "mask": mask,
             "places": places,
-            "centres_class": self._move(self.centre_class, [pair_means(of_class) for of_class, _ in seen]),
-            "centres_patch": self._move(self.centre_patch, [frame_means(of_patch) for _, of_patch in seen]),
+            "centres_class": self._move(self.centre_class, class_means),
+            "centres_patch": self._move(self.centre_patch, patch_means),
             "teacher_temperature": torch.full((), self._teacher_temperature(progress), device=mask.device),
         }
         return [
@@ -170,10 +164,10 @@ class Method(BaseMethod):
         ]
 
     def _move(self, centre, means):
-        """Move a centre by the means [U,K] of each part of a batch.  Returns the centre at every use, see `trail`."""
+        """Move a centre by the means [U,K] of each part of a batch.  Returns the centre at every use, see `ino_losses`."""
         # In validation the centre does not move: it must leave no trace, and each process validates other clips.
         momentum = self.config.centre_momentum if self.training else 1.0
-        centres = trail(centre, distributed.mean(torch.stack(means).mean(0)), momentum)
+        centres = ino_losses.trail(centre, distributed.mean(torch.stack(means).mean(0)), momentum)
         centre.copy_(centres[-1])  # in place: DistributedDataParallel keeps the buffers that it found
         return centres
 
@@ -215,11 +209,6 @@ class Method(BaseMethod):
         mask[torch.randperm(count)[:masked]] = True
         mask = mask.to(crops.device)
         return distributed.from_first(mask) if self.training else mask
-
-
-def by_frame(clips):
-    """[B,T,...] -> [T,B,...]."""
-    return clips.transpose(0, 1)
 
 
 def follow(teacher, student, keep):
