@@ -8,10 +8,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick(name: str) -> torch.device:
-    """The device for a name: "cpu", "cuda", or "auto" (CUDA where it is available, else the CPU).
-
-    Raises UserError for "cuda" where no CUDA device is found.
-    """
+    """The device "cpu", "cuda" or "auto", which is CUDA where it is found.  UserError for "cuda" where it is not."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device was found; use --device cpu or auto")
     if name == "auto":

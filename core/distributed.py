@@ -25,10 +25,7 @@ def start(device: torch.device) -> torch.device:
 
 
 def own(device: torch.device) -> torch.device:
-    """The device of this process: each process of a machine gets a GPU of its own.
-
-    Raises UserError where there are fewer GPUs than processes.
-    """
+    """The device of this process: each process has its own GPU.  Raises UserError where there are too few GPUs."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device.type == "cuda" and local >= torch.cuda.device_count():
         raise UserError(

@@ -72,10 +72,7 @@ class Preview:
         self.count += 1
 
     def write(self, path: str | Path) -> None:
-        """Write the GIF of 3 MB at most; it lasts as long as the film, but 6 seconds at most.
-
-        Raises UserError where the file cannot be written.
-        """
+        """Write the GIF, 3 MB at most, as long as the film but 6 seconds at most.  Raises UserError."""
         times = np.array([seconds for _, seconds in self.shown])
         step_ms = 1000 * float(np.diff(times).mean()) if len(times) > 1 else 1000
         step_ms = round(min(max(step_ms, 40), 6000 / len(times)), -1)

@@ -88,10 +88,7 @@ def read(path: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _laid_over(base, content):
-    """base with the keys of content: sections are merged key by key, everything else is replaced.
-
-    The section `method` is replaced as a whole where it names another method.
-    """
+    """Merge sections key by key; replace everything else, and the section `method` where it names another method."""
     merged = dict(base)
     for key, value in content.items():
         old = base.get(key)
@@ -130,10 +127,7 @@ def override(mapping: dict[str, Any], overrides: Sequence[str], sections: Sequen
 
 
 def build(cls, mapping, where=""):
-    """An instance of the dataclass cls with the values of a mapping; strict, see above.
-
-    where: dotted path of the section in messages, "" at the top.
-    """
+    """An instance of the dataclass cls from a mapping; where: dotted path of the section in messages, "" at the top."""
     dot = f"{where}." if where else ""
     if not isinstance(mapping, dict):
         raise UserError(f"{where} = {_shown(mapping)}: must be a section with keys")

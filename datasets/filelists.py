@@ -117,10 +117,7 @@ SETS = {
 
 
 def write(name: str, part: Part, root: Path, out: Path) -> str:
-    """Write one list of the data set `name` at root.  Returns the text to print about it.
-
-    Raises UserError where the data set is not there or cannot be used.
-    """
+    """Write one list of the data set `name` at root.  Returns the text to print about it.  Raises UserError."""
     folder = root / part.folder
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; data/README.md says where the data come from")

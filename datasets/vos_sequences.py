@@ -52,10 +52,7 @@ class VosSequence:
         return tuple(path.stem for path in self.images)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Decode and yield the frames, uint8 RGB [H,W,3].
-
-        Raises UserError for a file that is damaged or has another size than the files before.
-        """
+        """Yield the frames, uint8 RGB [H,W,3].  Raises UserError for a file that is damaged or of another size."""
         size = None
         for path in self.images:
             frame = read_frame(path)

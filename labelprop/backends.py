@@ -22,10 +22,7 @@ BACKENDS = {"int8": int8, "windowed": windowed}
 
 
 def choose(backend: str, features: Tensor) -> ModuleType:
-    """The engine for the device and the dtype of these features.
-
-    Raises UserError for a backend that is unknown or cannot run.
-    """
+    """The engine for features of this device and dtype.  Raises UserError for a backend unknown or unable to run."""
     if backend in BACKENDS:
         return BACKENDS[backend]
     if backend not in ("auto", "triton"):

@@ -33,11 +33,7 @@ LOG: dict[str, Any] = {
 
 
 class Frame(Protocol):
-    """A frame of a video.
-
-    number: its place in the video, from 0.  name: of its mask file, without suffix.  seconds: when it is shown.
-    pixels: uint8 RGB [H,W,3].
-    """
+    """number: place in the video, from 0.  name: of its mask.  seconds: when it is shown.  pixels: RGB [H,W,3]."""
 
     number: int
     name: str
@@ -212,10 +208,7 @@ def write_results(results: Generator, task: Task, tracker: Any, out: Path) -> in
 
 
 def measures(mask: np.ndarray, confidence: np.ndarray) -> dict[str, Any]:
-    """Area in pixels, box [x, y, width, height] and mean confidence of one object, whose mask is bool [H,W].
-
-    box and confidence are None where the mask is empty.
-    """
+    """Area in pixels, box [x, y, width, height] and mean confidence in a mask, bool [H,W]; None where it is empty."""
     area = int(np.count_nonzero(mask))
     if not area:
         return {"area": 0, "box": None, "confidence": None}

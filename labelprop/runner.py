@@ -115,10 +115,7 @@ def segment(sequence, tracker, given, vos, vis, pool, tick):
 
 
 def pairs(frames, tracker, given, pixels=lambda frame: frame, **options):
-    """Yield (frame, result) for every frame: the result that tracker.segment yields for it.
-
-    pixels(frame): the picture of a frame, uint8 RGB [H,W,3].  options: further arguments of tracker.segment.
-    """
+    """Yield (frame, its result of tracker.segment(**options)).  pixels(frame): the frame's picture, uint8 [H,W,3]."""
     unmasked = deque()  # frames that were read and have no mask yet
 
     def read():

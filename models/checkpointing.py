@@ -1,7 +1,4 @@
-"""Activation checkpointing: networks compute activations twice instead of keeping them.
-
-Training needs less memory and has the same gradients.
-"""
+"""Networks that compute activations twice instead of keeping them: less memory in training, the same gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,10 +26,7 @@ def recompute(network: nn.Module) -> None:
 
 
 def _twice(function: Callable, module: nn.Module, parts: list[nn.Module]) -> Callable:
-    """The function, called again in the backward pass.
-
-    function: a forward pass of the module.  parts: the modules that the function runs.
-    """
+    """A function of a module, changed so that the backward pass calls it again; parts: the modules that it runs."""
     norms = [part for part in parts if isinstance(part, _BatchNorm)]
 
     def call(x: Any) -> Any:

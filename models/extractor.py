@@ -13,10 +13,7 @@ from core.errors import UserError
 
 
 class Extractor(nn.Module):
-    """A network whose layers give features for the cells of a frame.
-
-    Subclasses define `layers`, `cell_px` and `maps`.
-    """
+    """A network whose layers give features for the cells of a frame.  Subclasses set `layers`, `cell_px` and `maps`."""
 
     #: names of the feature layers, the default first
     layers: tuple[str, ...] = ()

@@ -82,10 +82,7 @@ class Validation:
         run.measured = run.step
 
     def share(self, run, stop):
-        """Measure the share of this process; None after a signal.
-
-        Returns {batch: losses}, {(layer, sequence): scores} and {name: picture}.
-        """
+        """{batch: losses}, {(layer, sequence): scores} and {name: picture} of this process; None after a signal."""
         rank, world, scores, pictures = distributed.rank(), distributed.world_size(), {}, {}
         sequences = runner.dealt(self.sequences, rank, world)
         try:

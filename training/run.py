@@ -62,10 +62,7 @@ class Run:
         torch.manual_seed(int(words[0]))
 
     def count_bad(self):
-        """Add up the clips and files that the processes could not read; all processes must call this.
-
-        A file that two processes could not read counts twice.
-        """
+        """Add up what the processes could not read; all must call this.  A file counts once for each process."""
         if self.unread is not None:
             counts = distributed.gathered((self.unread.bad, len(self.unread.reasons)))
             clips, self.bad_files = map(sum, zip(*counts))

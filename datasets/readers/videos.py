@@ -111,10 +111,7 @@ class Reader(VideoReader):
 
 
 def scan(root: Path, known: dict, below: str = ".") -> list[str]:
-    """All video files below a folder of root, relative to root, sorted; hidden files and folders are left out.
-
-    known: entries of `listing.cached`.
-    """
+    """All video files below a folder of root, relative to root, sorted; hidden files and folders are left out."""
     folders = counted(walk(root, SUFFIXES, known, below), f"scanning {root}, folders of videos")
     return sorted(
         os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names.split(JOINT)

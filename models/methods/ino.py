@@ -164,7 +164,7 @@ class Method(BaseMethod):
         ]
 
     def _move(self, centre, means):
-        """Move a centre by the means [U,K] of each part of a batch.  Returns the centre at every use, see `ino_losses`."""
+        """Move a centre by the means [U,K] of each part of a batch.  Returns the centre at every use [U+1,K]."""
         # In validation the centre does not move: it must leave no trace, and each process validates other clips.
         momentum = self.config.centre_momentum if self.training else 1.0
         centres = ino_losses.trail(centre, distributed.mean(torch.stack(means).mean(0)), momentum)

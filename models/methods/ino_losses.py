@@ -43,10 +43,7 @@ def pair_means(teacher_TBK):
 
 
 def frame_means(teacher_TBnK):
-    """The mean of the teacher's outputs over each frame, [T,K]: for the centre of `in_mim_loss`.
-
-    Without masked patches there is nothing to average: [0,K].
-    """
+    """The mean of the teacher's outputs over each frame, [T,K], or [0,K] without masked patches: for `in_mim_loss`."""
     means = teacher_TBnK.mean((1, 2))
     return means if teacher_TBnK.shape[2] else means[:0]
 
@@ -61,10 +58,7 @@ def between_views(student_VBK, teacher_UBK, centre, temperatures):
 
 
 def out_loss(student_TBK, local_TLBK, teacher_TBK, centres, temperatures):
-    """Loss of the class tokens of global and local crops: mean over the pairs of frames t and t + T/2.
-
-    centres: one for each pair.
-    """
+    """Loss of the class tokens of all crops: mean over the pairs of frames t and t + T/2.  centres: one a pair."""
     half, losses = len(student_TBK) // 2, []
     for t in range(half):
         pair = [t, t + half]
@@ -74,10 +68,7 @@ def out_loss(student_TBK, local_TLBK, teacher_TBK, centres, temperatures):
 
 
 def in_mim_loss(student_TBnK, teacher_TBnK, centres, temperatures):
-    """Loss of the masked patches: the student does not see a patch and predicts the teacher's output there.
-
-    centres: one for each frame.  0 when nothing is masked.
-    """
+    """Loss of masked patches: the student predicts the teacher's outputs.  0 without any.  centres: one a frame."""
     if student_TBnK.shape[2] == 0:
         return student_TBnK.sum()
     losses = []
@@ -88,10 +79,7 @@ def in_mim_loss(student_TBnK, teacher_TBnK, centres, temperatures):
 
 
 def in_aff_loss(student_TBnK, teacher_TBnK, temperatures):
-    """Loss of the affinity of masked patches of frame t to those of t + 1: the student's follows the teacher's.
-
-    0 when nothing is masked.
-    """
+    """Loss of masked patches' affinity to those of the next frame: student's against teacher's.  0 without any."""
     if student_TBnK.shape[2] == 0:
         return student_TBnK.sum()
     logs = (affinity(student_TBnK) / temperatures.student).log_softmax(-1)
