@@ -151,14 +151,14 @@ def farewell(run, end, halted):
         return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"
     best, layer = run.folder / "best.pth", run.config.validation.layers[0]
     root, chosen = run.config.validation.root, best if best.exists() else run.last
-    key = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
+    option = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
     told = "J&F not measured"
     if run.score:
         told = f"J&F of {layer} {run.score[layer]:.1f} at the end, {run.best[layer]:.1f} at its best ({best})"
     return (
         f"finished at step {run.step}; {told}\n  {run.last}: the last network, and the run's state\n"
         f"next: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
-        f"--out results/{run.folder.parent.name}_{run.folder.name}{key}"
+        f"--out results/{run.folder.parent.name}_{run.folder.name}{option}"
     )
 
 
