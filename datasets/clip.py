@@ -5,37 +5,25 @@ workers or of processes, and a run can go on at any step.
 """
 
 import logging
-import os
-import signal
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from core import distributed
 from core.errors import UserError
 from core.schema import Clip, RunConfig
-from datasets import readers
+from datasets import readers, worker
 from datasets.readers import UnreadableFrame
 
 log = logging.getLogger(__name__)
 
 #: Seconds.  Times that differ by less count as equal: the index of a video keeps microseconds.
 NO_TIME = 1e-5
-#: Seconds after which workers that have not ended are killed.
-PATIENCE = 2.0
-MEMORY = (
-    "Usually memory ran out: /dev/shm (in a container, start it with --shm-size=16g) or the machine's; "
-    "lower data.workers or data.batch_size, or set data.workers=0"
-)
 
 
 def places(length: int, clip: Clip, times: np.ndarray | None = None) -> int:
@@ -154,7 +142,7 @@ class ClipDataset(Dataset):
             except UserError as error:
                 return {"bad": bad, "error": str(error)}
             except MemoryError:
-                return {"bad": bad, "error": f"no memory was left to read data.  {MEMORY}"}
+                return {"bad": bad, "error": f"no memory was left to read data.  {worker.MEMORY}"}
         advice = "is data.root the right folder?"
         return {"bad": bad, "error": f"{self.tries} clips in a row could not be read; {advice}{_first_ten(dict(bad))}"}
 
@@ -231,34 +219,18 @@ class ClipLoader:
         torch raises an error for a dead worker wherever the main process is at that moment.  In the block it becomes a
         UserError.
         """
-        with warnings.catch_warnings():
-            # The user may ask for more workers than there are cores.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            loader = DataLoader(
-                self.dataset,
-                batch_sampler=self._items(first_step, last_step),
-                num_workers=self.workers,
-                collate_fn=_collate,
-                pin_memory=self.pinned,
-                worker_init_fn=_start_worker,
-                generator=torch.Generator(),  # else the loader would draw from the run's own generator
-            )
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # workers inherit it, for `_obey`
-            try:
-                batches = iter(loader)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        batches = worker.started(self.dataset, self._items(first_step, last_step), self.workers, self.pinned)
         try:
             yield self._checked(batches)
         except UserError:
             raise
         except Exception as error:
-            if _worker_died(batches, error):
-                cause = f"{error or type(error).__name__}  {MEMORY}"
+            if worker.died(batches, error):
+                cause = f"{error or type(error).__name__}  {worker.MEMORY}"
                 raise UserError(f"a worker that reads data died: {cause}") from error
             raise
         finally:
-            _end_workers(batches)
+            worker.end(batches)
 
     def _checked(self, batches):
         for batch, bad, error in batches:
@@ -312,63 +284,3 @@ def loader(config: RunConfig, views: Callable, device: torch.device | str) -> Cl
             divisor += f" times the {world} processes sharing it"
         raise UserError(f"data.batch_size = {data.batch_size}: must be a multiple of {divisor}")
     return ClipLoader(clips, data.batch_size, data.workers, data.bad_share, device, rank, world)
-
-
-def _collate(samples):
-    """(the batch, the "bad" entries of all samples, the first "error"); the batch is None where there is an error."""
-    bad = [entry for sample in samples for entry in sample.pop("bad")]
-    error = next((sample["error"] for sample in samples if "error" in sample), None)
-    try:
-        return None if error else default_collate(samples), bad, error
-    except RuntimeError as failure:
-        if "</torch_" not in str(failure):  # torch names places in shared memory so
-            raise
-        return None, bad, f"no memory was left to hand a batch over ({failure}).  {MEMORY}"
-
-
-def _workers(batches):
-    """The worker processes of a DataLoader's iterator, for which torch has no public name."""
-    return getattr(batches, "_workers", [])
-
-
-def _worker_died(batches, error):
-    """Whether the death of a worker is the cause of an error."""
-    # A batch that a dead worker sent in part raises errors of any kind.
-    dead = any(worker.exitcode is not None for worker in _workers(batches)) and not batches._shutdown
-    return "DataLoader worker (pid" in str(error) or (dead and not str(error).startswith("Caught "))
-
-
-def _end_workers(batches):
-    """End the workers as torch does, and kill them where this takes longer than PATIENCE."""
-    workers = _workers(batches)
-    if not workers:
-        return
-    force = threading.Timer(PATIENCE, lambda: [worker.kill() for worker in workers])
-    force.start()
-    with suppress(RuntimeError):  # torch's report of a worker that was killed
-        batches._shutdown_workers()
-    for worker in workers:
-        worker.join()
-    force.cancel()
-
-
-def _start_worker(_):
-    """Set up a worker: it ignores signals to all processes, and goes on until the main process ends it."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_obey, daemon=True).start()
-    sys.excepthook = _report
-    cv2.setNumThreads(0)
-
-
-def _report(kind, error, trace):
-    """Show an error of a worker's thread, but no broken connection: the main process may stop while it gets a batch."""
-    if not issubclass(kind, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, trace)
-
-
-def _obey():
-    """End this worker at a SIGTERM from the main process; a SIGTERM from any other process is ignored."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

@@ -16,7 +16,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from core.errors import UserError
 from core.schema import Clip
-from datasets import clip
+from datasets import worker
 from datasets.clip import BadClips, ClipDataset, ClipLoader, places, sample_frames
 from datasets.readers import UnreadableFrame
 from datasets.readers.frames import Reader
@@ -340,7 +340,7 @@ HARM = {
 def impatient(monkeypatch):
     """What takes seconds takes tenths: torch looks after its workers, and we wait for their end."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.3,))
-    monkeypatch.setattr(clip, "PATIENCE", 0.3)
+    monkeypatch.setattr(worker, "PATIENCE", 0.3)
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -419,7 +419,7 @@ def _log(caplog):
 
 
 def test_a_worker_keeps_silent_only_where_the_main_process_left(capsys):
-    clip._report(BrokenPipeError, BrokenPipeError("left"), None)
+    worker.report(BrokenPipeError, BrokenPipeError("left"), None)
     assert capsys.readouterr().err == ""
-    clip._report(ValueError, ValueError("broken"), None)
+    worker.report(ValueError, ValueError("broken"), None)
     assert "ValueError: broken" in capsys.readouterr().err
