@@ -15,14 +15,13 @@ import json
 import shlex
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from benchmarks import timing, workload
 from core.atomic import replacing
-from core.errors import UserError, reported
+from core.errors import reported
 from labelprop.context import Context
 
 H, W, D, N, CFG = workload.GEOMETRIES["dul"]
@@ -77,29 +76,25 @@ def medians(title, costs):
 
 def draw(numbers, path):
     """Draw two panels of seconds on a logarithmic scale into a PNG.  numbers: as in scaling.json."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((12, 5.2), layout="constrained")
-    length, resolution = figure.subplots(1, 2, sharey=True)
-    places = {int(height): place for place, height in enumerate(numbers["cells"])}
-    for way, costs in numbers["resolution"].items():
-        style = dict(zip(("label", "color"), WAYS[way]), linewidth=2)
-        resolution.plot([places[x] for x in costs["x"]], costs["wall_s"], marker="o", **style)
-        along = numbers["length"].get(way)
-        if along:
-            length.plot(along["x"], along["wall_s"], marker=".", **style)
-        elif 480 in costs["x"]:
-            length.axhline(costs["wall_s"][costs["x"].index(480)], **style)
-    length.set(xlabel="frame of the video, 480p (60x107 cells)", yscale="log", ylabel="seconds for one frame")
-    resolution.set(xlabel="height of the video and its cells, 21 frames of context")
-    resolution.set_xticks([*places.values()], [f"{height}p\n{cells}" for height, cells in numbers["cells"].items()])
-    for panel in (length, resolution):
-        panel.grid(axis="y", which="both", color="#dddddd")
-    resolution.legend()
-    figure.suptitle("Label propagation in DUL's geometry")
-    figure.supxlabel(f"{numbers['machine']}, medians of {numbers['repeats']} runs, {numbers['date']}", fontsize=9)
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=100)
+    with timing.figure(path, 12, 5.2) as figure:
+        length, resolution = figure.subplots(1, 2, sharey=True)
+        places = {int(height): place for place, height in enumerate(numbers["cells"])}
+        for way, costs in numbers["resolution"].items():
+            style = dict(zip(("label", "color"), WAYS[way]), linewidth=2)
+            resolution.plot([places[x] for x in costs["x"]], costs["wall_s"], marker="o", **style)
+            along = numbers["length"].get(way)
+            if along:
+                length.plot(along["x"], along["wall_s"], marker=".", **style)
+            elif 480 in costs["x"]:
+                length.axhline(costs["wall_s"][costs["x"].index(480)], **style)
+        length.set(xlabel="frame of the video, 480p (60x107 cells)", yscale="log", ylabel="seconds for one frame")
+        resolution.set(xlabel="height of the video and its cells, 21 frames of context")
+        resolution.set_xticks([*places.values()], [f"{height}p\n{cells}" for height, cells in numbers["cells"].items()])
+        for panel in (length, resolution):
+            panel.grid(axis="y", which="both", color="#dddddd")
+        resolution.legend()
+        figure.suptitle("Label propagation in DUL's geometry")
+        figure.supxlabel(f"{numbers['machine']}, medians of {numbers['repeats']} runs, {numbers['date']}", fontsize=9)
 
 
 @reported
@@ -112,8 +107,7 @@ def main(argv=None):
     parser.add_argument("--heights", type=int, nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--out", default="docs", metavar="DIR")
     args = parser.parse_args(argv)
-    if find_spec("matplotlib") is None:
-        raise UserError(f"the plot needs the package matplotlib: {sys.executable} -m pip install matplotlib")
+    timing.plots()
     torch.set_num_threads(args.threads)
     resolution_costs(args.ways, [min(GRIDS)], 1)  # starts threads and loads libraries
     numbers = {

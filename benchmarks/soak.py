@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import timing
 from core import checkpoint
 from core.atomic import replacing
 from core.errors import UserError, reported
@@ -234,20 +235,11 @@ def growth(samples):
 
 
 def draw_plot(samples, path):
-    try:
-        import matplotlib
-    except ImportError:
-        print(f"no {path}: matplotlib is missing (python -m pip install -r requirements-optional.txt)")
-        return
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 4, figsize=(13, 2.6), constrained_layout=True)
-    for axis, what in zip(axes, ("memory, MB", "shared memory, MB", "open files", "threads")):
-        axis.plot([t / 60 for t, _ in samples], [use.get(what, 0) for _, use in samples], color="#0072b2", linewidth=1)
-        axis.set(title=what, xlabel="minutes", ylim=(0, None))
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=90)
+    with timing.figure(path, 13, 2.6) as figure:
+        for axis, what in zip(figure.subplots(1, 4), ("memory, MB", "shared memory, MB", "open files", "threads")):
+            used = [use.get(what, 0) for _, use in samples]
+            axis.plot([t / 60 for t, _ in samples], used, color="#0072b2", linewidth=1)
+            axis.set(title=what, xlabel="minutes", ylim=(0, None))
 
 
 @reported
@@ -257,6 +249,7 @@ def main():
     parser.add_argument("--out", default="results/soak", type=Path)
     parser.add_argument("--seed", default=0, type=int)
     args = parser.parse_args()
+    timing.plots()
     work, end, draw = args.out.resolve() / "work", time.time() + 60 * args.minutes, np.random.default_rng(args.seed)
     if work.exists():
         raise UserError(f"{work}: is there already; remove it, or name another --out")

@@ -4,12 +4,18 @@ import argparse
 import ctypes
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from core.atomic import replacing
+from core.errors import UserError
 
 
 class Run(NamedTuple):
@@ -71,6 +77,23 @@ def head(*columns: str) -> None:
 
 def row(*cells) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def plots() -> None:
+    """Raise UserError where plots cannot be drawn; for the start, before anything is measured."""
+    if find_spec("matplotlib") is None:
+        raise UserError(f"the plot needs the package matplotlib: {sys.executable} -m pip install matplotlib")
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float):
+    """A figure of so many inches to draw into; then it is written, as the PNG `path`."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure((width, height), layout="constrained")
+    yield drawn
+    with replacing(path) as part:
+        drawn.savefig(part, format="png", dpi=100)
 
 
 def machine(device: torch.device) -> str:

@@ -16,10 +16,8 @@ Memory is the peak of a step above what stays between two steps.  --out DIR: dra
 
 import argparse
 import dataclasses
-import sys
 import textwrap
 from functools import partial
-from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -29,7 +27,6 @@ import torch
 import models
 from benchmarks import timing
 from core import devices, schedule
-from core.atomic import replacing
 from core.errors import UserError, reported
 from datasets import clip
 from training import optim
@@ -111,20 +108,16 @@ def report(found, clips):
 
 def draw(curves, machine, path):
     """The loss curves of all ways beside each other, a panel a run, into a PNG.  curves: {title: {way: losses}}."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((6 * len(curves), 4.5), layout="constrained")
-    for panel, (title, ways) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
-        for number, (way, losses) in enumerate(ways.items()):
-            # Each is thinner than those below it, so that what coincides is seen to.
-            panel.plot(range(1, len(losses) + 1), losses, label=way, linewidth=max(7 - 2 * number, 1), alpha=0.8)
-        panel.set(xlabel="step", ylabel="loss")
-        panel.set_title(textwrap.fill(title, 70), fontsize=9)
-        panel.locator_params(axis="x", integer=True)
-        panel.legend()
-    figure.supxlabel(machine, fontsize=8)
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=100)
+    with timing.figure(path, 6 * len(curves), 4.5) as figure:
+        for panel, (title, ways) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
+            for number, (way, losses) in enumerate(ways.items()):
+                # Each is thinner than those below it, so that what coincides is seen to.
+                panel.plot(range(1, len(losses) + 1), losses, label=way, linewidth=max(7 - 2 * number, 1), alpha=0.8)
+            panel.set(xlabel="step", ylabel="loss")
+            panel.set_title(textwrap.fill(title, 70), fontsize=9)
+            panel.locator_params(axis="x", integer=True)
+            panel.legend()
+        figure.supxlabel(machine, fontsize=8)
 
 
 @reported
@@ -140,8 +133,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.steps < 2 * CHUNK:
         raise UserError(f"--steps {args.steps}: must be {2 * CHUNK} or more, since the first {CHUNK} do not count")
-    if args.out and find_spec("matplotlib") is None:
-        raise UserError(f"--out: the plot needs the package matplotlib: {sys.executable} -m pip install matplotlib")
+    if args.out:
+        timing.plots()
     device, curves = devices.pick(args.device), {}
     machine = f"{timing.machine(device)}, torch {torch.__version__}, {args.steps // CHUNK * CHUNK} steps"
     print(machine)

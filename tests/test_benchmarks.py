@@ -178,6 +178,12 @@ def test_the_soak_sees_growth_and_what_is_left_behind(tmp_path, monkeypatch):
     assert sorted(found) == [str(tmp_path / "run/.last.pth.7"), f"process {process.pid}"]
 
 
+def test_the_soak_draws_what_it_saw(tmp_path):
+    pytest.importorskip("matplotlib")
+    soak.draw_plot([(60.0 * t, {"threads": t}) for t in range(9)], tmp_path / "soak.png")
+    assert np.asarray(Image.open(tmp_path / "soak.png").convert("L")).std() > 5
+
+
 def test_the_soak_disturbs_and_tells_the_answer(tmp_path):
     soak.make_data(tmp_path / "data", videos=1, frames=2)
     draw, waits = np.random.default_rng(0), ["-c", "import time; time.sleep(60)"]
