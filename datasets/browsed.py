@@ -10,38 +10,33 @@ from datasets.own_video import Frame, OwnVideo
 from datasets.readers import UnreadableFrame
 
 
-class Browsed:
-    """A video file or a folder of frames.  length: of frames; size: (H, W); fps: frames a second, on average.
+class Browsed(OwnVideo):
+    """A video file or a folder of frames whose number of frames, `count`, is sure.
 
     A file is read once, without decoding it, to find its frames.  Raises UserError where it cannot be read.
     """
 
+    count: int
+
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._own = OwnVideo(path)
-        self.size = self._own.size
+        super().__init__(path)
         self._info: Any = None  # of a file: where its frames are
         if not self.path.is_dir():
             with _told(path) as videos:
                 self._info = videos.examine(str(path))
-        self.length: int = self._info.frames if self._info else self._own.count or 0
-        self.fps = self._info.fps if self._info else self._own.fps
+            self.count, self.fps = self._info.frames, self._info.fps
 
-    def frame(self, t: int) -> Frame:
-        """Frame t.  Raises UserError as `frames` does."""
-        return next(self.frames(t, t + 1))
-
-    def frames(self, start: int = 0, end: int | None = None) -> Iterator[Frame]:
-        """Frames start ... end - 1 (None: the last).  Raises UserError where one is damaged."""
+    def frames(self, start: int = 0, end: int | None = None, every: int = 1) -> Iterator[Frame]:
+        """Frames start, start + every, ... before `end` (None: all).  Raises UserError where one is damaged."""
         if self._info is None:
-            yield from self._own.frames(start, end)
+            yield from super().frames(start, end, every)
             return
-        wanted = range(start, self.length if end is None else end)
+        wanted = range(start, self.count if end is None else end, every)
         with _told(self.path) as videos, closing(videos.decode(str(self.path), self._info, wanted)) as found:
             for t in wanted:
                 number, pixels = next(found, (-1, None))
                 if number != t or pixels is None:
-                    raise UserError(f"{self.path}: frame {t} of {self.length} is missing: the file is damaged")
+                    raise UserError(f"{self.path}: frame {t} of {self.count} is missing: the file is damaged")
                 seconds = t / self.fps if self._info.times is None else float(self._info.times[t] - self._info.start)
                 yield Frame(t, f"{t:05d}", seconds, pixels)
 

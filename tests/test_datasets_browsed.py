@@ -25,7 +25,7 @@ def test_frames_of_a_file_in_any_order(tmp_path, name, times):
     path = tmp_path / name
     film(path, times) if path.suffix != ".avi" else opencv_film(path, len(times), 25)
     video = Browsed(path)
-    assert (video.length, video.size) == (60, (64, 96)) and video.fps == pytest.approx(59 / times[-1], rel=0.01)
+    assert (video.count, video.size) == (60, (64, 96)) and video.fps == pytest.approx(59 / times[-1], rel=0.01)
     for t in (41, 3, 59, 0):
         frame = video.frame(t)
         assert (frame.number, frame.name, number_of(frame.pixels)) == (t, f"{t:05d}", t)
@@ -43,7 +43,7 @@ def test_the_frames_are_those_that_are_read_from_the_start(tmp_path):
 
 def test_a_folder_of_frames(tmp_path):
     video = Browsed(write_folder(tmp_path / "frames", 12))
-    assert (video.length, video.size, video.frame(10).name) == (12, (48, 64), "shot10")
+    assert (video.count, video.size, video.frame(10).name) == (12, (48, 64), "shot10")
     assert [frame.pixels[0, 0, 0] for frame in video.frames(9)] == [36, 40, 44]
 
 

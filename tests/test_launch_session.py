@@ -21,13 +21,13 @@ class Made:
 
     def __init__(self, frames=9, size=(64, 48)):
         self.pictures, self.truth = zip(*moving(frames, *size, enters=4))
-        self.length, self.size, self.fps = frames, self.truth[0].shape, 25.0
+        self.count, self.size, self.fps = frames, self.truth[0].shape, 25.0
 
     def frame(self, t):
         return Frame(t, f"shot{t}", t / self.fps, self.pictures[t])
 
     def frames(self, start=0, end=None):
-        yield from map(self.frame, range(start, self.length if end is None else end))
+        yield from map(self.frame, range(start, self.count if end is None else end))
 
 
 @pytest.fixture

@@ -90,8 +90,8 @@ class Page:
         with told():
             video = Browsed(path)
             session.open(video)
-            status = f"{video.path.name}: {video.length} frames of {video.size[1]}x{video.size[0]}. Draw its objects."
-            slider = gr.Slider(0, max(1, video.length - 1), 0, interactive=video.length > 1)
+            status = f"{video.path.name}: {video.count} frames of {video.size[1]}x{video.size[0]}. Draw its objects."
+            slider = gr.Slider(0, max(1, video.count - 1), 0, interactive=video.count > 1)
             return picture(0, *session.shown(0)), slider, html.escape(status), *files(session)
 
     def browse(self, t: int, request: gr.Request):
@@ -121,7 +121,7 @@ class Page:
         with told():
             session = self.opened(request)
             video = session.video
-            work = session.begin("Following", session.follow(self.tracker(size), t), video.length - t)
+            work = session.begin("Following", session.follow(self.tracker(size), t), video.count - t)
             for status in watched(work):
                 if work.latest and session.video is video:
                     t, frame, ids = work.latest
