@@ -13,4 +13,8 @@ else
     echo "error: the checks need ruff and mypy: $PYTHON -m pip install ruff mypy, or RUFF=no for the tests alone" >&2
     exit 2
 fi
+# All tests run in a process a core, where pytest-xdist is installed; a selection is done sooner in one.
+if [ $# = 0 ] && "$PYTHON" -c "import xdist" 2> /dev/null; then
+    set -- -n logical --maxprocesses 8 --dist worksteal
+fi
 "$PYTHON" -m pytest "$@"

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    """On such small pictures and grids several threads wait for one another."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -69,20 +71,25 @@ def chromium(tmp_path):
 
 
 @pytest.fixture
-def program(monkeypatch, capsys):
-    """Runs infer_vos with arguments -> (exit code, what it printed)."""
-    torch.set_num_threads(1)  # frames as small as these wait for threads
+def called(monkeypatch, capsys):
+    """Runs a program's main with arguments -> (exit code, what it printed)."""
 
-    def call(*arguments):
-        import infer_vos
-
-        monkeypatch.setattr(sys, "argv", ["infer_vos.py", *map(str, arguments)])
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
         code = 0
         try:
-            infer_vos.main()
+            main()
         except SystemExit as stop:
             code = stop.code
         told = capsys.readouterr()
         return code, told.out + told.err
 
     return call
+
+
+@pytest.fixture
+def program(called):
+    """Runs infer_vos with arguments -> (exit code, what it printed)."""
+    import infer_vos
+
+    return partial(called, infer_vos.main)

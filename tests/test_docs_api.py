@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import hubconf
@@ -21,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_pieces_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("av", reason="video files need the package av")
-    torch.set_num_threads(1)
     with movies.mp4(tmp_path / "clip.mp4") as add:
         for t in range(5):
             add(painted(t)[0], t / 25)

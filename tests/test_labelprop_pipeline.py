@@ -23,11 +23,6 @@ def no_thread_stays():
     assert not left, left
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # on such small grids two threads wait for one another
-
-
 def counting(count, made, fails_at=None):
     for i in range(count):
         if i == fails_at:

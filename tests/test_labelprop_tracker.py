@@ -17,11 +17,6 @@ from tests.test_labelprop_pipeline import counting_frames, settled
 from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # on such small grids two threads wait for one another
-
-
 class Colours(nn.Module):
     """An extractor of mean colours; `fine` sees them brighter."""
 

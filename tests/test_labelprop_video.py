@@ -25,11 +25,6 @@ INO = Propagation("square", 6, True, 0.1, 5, 10, False, readout="grid", min_max=
 YTVOS = replace(INO, min_max=False, hd_to_720=True)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # on such small grids two threads wait for one another
-
-
 def segment_video(frames, given, network, cfg, backend="auto", device="cpu", batch=1, ahead=0):
     return Video(network, cfg, backend, device).segment(frames, given, batch, ahead)
 

@@ -43,7 +43,6 @@ def steps(name, checkpointing):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_and_statistics_are_equal_and_less_is_kept(name):
-    torch.set_num_threads(1)
     wanted, state, plain = steps(name, False)
     found, again, lean = steps(name, True)
     for one, other in zip([*wanted, state], [*found, again]):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from core.palette import overlay, write_indexed
@@ -11,11 +10,6 @@ from labelprop import Tracker, runner
 from tests.test_labelprop_tracker import Colours
 from tests.test_labelprop_video import DUL, moving
 from training import pictures
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
