@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from core.palette import write_indexed
 from models.methods import crw, dul, ino
 
 
@@ -91,4 +92,18 @@ def write_videos(root, videos=6, frames=8, size=(72, 96), seed=0):
         for t in range(frames):
             frame = texture[t : t + height, 2 * t : 2 * t + width]
             Image.fromarray(frame).save(folder / f"{t:05d}.jpg", quality=95)
+    return root
+
+
+def write_davis(root, videos=2, frames=6, listed=2, seed=0):
+    """`write_videos` at 40x48 px in DAVIS layout; those that are listed have a mask of every frame, always the same."""
+    write_videos(root / "JPEGImages/480p", videos, frames, size=(40, 48), seed=seed)
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:30, 12:36] = 1
+    names = [f"video{video}" for video in range(listed)]
+    for name in names:
+        for t in range(frames):
+            write_indexed(root / "Annotations/480p" / name / f"{t:05d}.png", mask)
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/val.txt").write_text("\n".join(names))
     return root

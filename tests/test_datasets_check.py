@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,7 @@ AUTO = SMALL.replace("reader: frames", "reader: auto").replace(
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, capsys):
+def told(tmp_path, monkeypatch, called):
     """Run the program on data of tmp_path -> (exit code, what it says, its sheet)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "small.yaml").write_text(AUTO)
@@ -27,15 +25,8 @@ def told(tmp_path, monkeypatch, capsys):
     def run(*words, config="small.yaml", root="data", step="0.5"):
         settings = [f"data.root={tmp_path / root}", "--sheet", tmp_path / "out/sheet.png", "--device", "cpu"]
         settings += ["--step-seconds", step] if step else []
-        command = ["check", "--config", tmp_path / config, *settings, *words]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
-        try:
-            check.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err, tmp_path / "out/sheet.png"
+        code, said = called(check.main, "--config", tmp_path / config, *settings, *words)
+        return code, said, tmp_path / "out/sheet.png"
 
     return run
 

@@ -19,15 +19,9 @@ def _cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def made(capsys, name, root, out):
+def made(called, name, root, out):
     """(exit code, what was printed) of the program."""
-    try:
-        filelists.main([name, "--root", str(root), "--out", str(out)])
-        code = 0
-    except SystemExit as ended:
-        code = ended.code
-    told = capsys.readouterr()
-    return code, told.out + told.err
+    return called(filelists.main, name, "--root", root, "--out", out)
 
 
 def write_davis(root, names, split, frames=3):
@@ -40,10 +34,10 @@ def write_davis(root, names, split, frames=3):
     (root / f"ImageSets/2017/{split}.txt").write_text("\n".join(names))
 
 
-def test_a_list_of_frame_folders_is_read_by_training(tmp_path, capsys):
+def test_a_list_of_frame_folders_is_read_by_training(tmp_path, called):
     root = write_videos(tmp_path / "jpegs", videos=3, frames=2, size=(16, 24))
     (root / "video1").rename(root / "#1, a 'video'")
-    code, told = made(capsys, "track", root, tmp_path / "lists")
+    code, told = made(called, "track", root, tmp_path / "lists")
     path = tmp_path / "lists/track_train.txt"
     assert code == 0 and f"{path}: 3 of 30,132 videos, 30,129 are missing" in told
     assert f"bash launch/train.sh track data.list={path} data.root={root}" in told
@@ -51,20 +45,20 @@ def test_a_list_of_frame_folders_is_read_by_training(tmp_path, capsys):
     assert listed.names == whole.names and [listed.length(video) for video in range(3)] == [2, 2, 2]
 
 
-def test_a_list_of_video_files_is_read_by_training(tmp_path, capsys):
+def test_a_list_of_video_files_is_read_by_training(tmp_path, called):
     film = pytest.importorskip("tests.film")
     film.opencv_film(tmp_path / "films/deep/a.mp4", frames=4)
     film.opencv_film(tmp_path / "films/b c.mp4", frames=4)
-    code, told = made(capsys, "ino_kinetics", tmp_path / "films", tmp_path / "lists")
+    code, told = made(called, "ino_kinetics", tmp_path / "films", tmp_path / "lists")
     assert code == 0 and "2 of about 240,000 videos\n" in told
     listed = readers.opened("videos", str(tmp_path / "films"), str(tmp_path / "lists/ino_kinetics_train.txt"))
     assert listed.names == ["b c.mp4", "deep/a.mp4"]
 
 
-def test_davis_is_listed_with_all_masks_and_without_sequences_that_are_not_there(tmp_path, capsys):
+def test_davis_is_listed_with_all_masks_and_without_sequences_that_are_not_there(tmp_path, called):
     write_davis(tmp_path / "davis", ["cow", "dog", "gone"], "val")
     shutil.rmtree(tmp_path / "davis/JPEGImages/480p/gone")
-    code, told = made(capsys, "davis", tmp_path / "davis", tmp_path)
+    code, told = made(called, "davis", tmp_path / "davis", tmp_path)
     assert code == 0 and "davis_val.txt: 2 of 30 videos, 28 are missing" in told
     assert "no davis_train.txt (60 videos): " in told and "train.txt: missing" in told
     listed = vos_sequences.listed(tmp_path / "davis_val.txt", tmp_path / "davis")
@@ -73,7 +67,7 @@ def test_davis_is_listed_with_all_masks_and_without_sequences_that_are_not_there
         assert ours.annotations == theirs.annotations is not None
 
 
-def test_youtube_vos_is_listed_with_the_frames_in_between(tmp_path, capsys):
+def test_youtube_vos_is_listed_with_the_frames_in_between(tmp_path, called):
     write_videos(tmp_path / "valid_all_frames/JPEGImages", videos=2, frames=6, size=(16, 24))
     for video in ("video0", "video1"):
         (tmp_path / "valid/JPEGImages" / video).mkdir(parents=True)
@@ -81,14 +75,14 @@ def test_youtube_vos_is_listed_with_the_frames_in_between(tmp_path, capsys):
             frame = f"JPEGImages/{video}/{t:05d}.jpg"
             shutil.copy(tmp_path / "valid_all_frames" / frame, tmp_path / "valid" / frame)
         write_indexed(tmp_path / f"valid/Annotations/{video}/00000.png", np.ones((16, 24), np.uint8))
-    code, told = made(capsys, "ytvos", tmp_path, tmp_path / "lists")
+    code, told = made(called, "ytvos", tmp_path, tmp_path / "lists")
     assert code == 0 and "ytvos_valid.txt: 2 of 474 videos, 472 are missing" in told
     assert "no ytvos_train.txt (3,471 videos): " in told
     listed = vos_sequences.listed(tmp_path / "lists/ytvos_valid.txt", tmp_path)
     for ours, theirs in zip(listed, vos_sequences.ytvos(tmp_path), strict=True):
         assert (ours.images, ours.masks, ours.written) == (theirs.images, theirs.masks, theirs.written)
     assert listed[0].written == (True, False, False, False, False, True)
-    code, told = made(capsys, "ytvos", tmp_path / "valid", tmp_path / "again")
+    code, told = made(called, "ytvos", tmp_path / "valid", tmp_path / "again")
     assert code == 0 and "2 of 474" in told
     assert vos_sequences.listed(tmp_path / "again/ytvos_valid.txt", tmp_path / "valid")[1].length == 6
 
@@ -98,13 +92,13 @@ def test_more_than_there_should_be_is_told():
     assert part.told(2) == "2 of 2 videos" and part.told(3) == "3 of 2 videos, 1 too many"
 
 
-def test_nothing_is_written_of_what_is_not_there(tmp_path, capsys):
+def test_nothing_is_written_of_what_is_not_there(tmp_path, called):
     for name in filelists.SETS:
-        code, told = made(capsys, name, tmp_path / "absent", tmp_path / "lists")
+        code, told = made(called, name, tmp_path / "absent", tmp_path / "lists")
         assert code == 2 and "absent" in told and "Traceback" not in told
     (tmp_path / "empty").mkdir()
     for name in ("kinetics", "charades"):
-        code, told = made(capsys, name, tmp_path / "empty", tmp_path / "lists")
+        code, told = made(called, name, tmp_path / "empty", tmp_path / "lists")
         assert code == 2 and "found" in told
     assert not (tmp_path / "lists").exists()
 

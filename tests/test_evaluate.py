@@ -32,19 +32,11 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def told(data, monkeypatch, capsys):
+def told(data, called):
     """Run the program on folders of `data` -> (exit code, what it says)."""
 
     def run(annotations, results, *options):
-        folders = ["--annotations", data / annotations, "--results", data / results]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in ("evaluate.py", *folders, *options)])
-        try:
-            evaluate.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
+        return called(evaluate.main, "--annotations", data / annotations, "--results", data / results, *options)
 
     return run
 

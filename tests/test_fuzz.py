@@ -1,6 +1,6 @@
 """Whatever a file holds: a result, or an error with a name and an advice; no traceback, no hang, nothing half-written.
 
-    FUZZ=2000 bash launch/test.sh tests/test_fuzz.py    # so many examples of each kind; without FUZZ 100
+    FUZZ=2000 bash launch/test.sh tests/test_fuzz.py    # so many examples of each kind; without FUZZ 50
 
 Everything runs in this process.  The examples are the same every time, and none are kept on disk.
 """
@@ -45,7 +45,7 @@ from training.run import Run
 st = pytest.importorskip("hypothesis.strategies", reason="hypothesis, which is optional, is not installed")
 from hypothesis import HealthCheck, given, settings  # noqa: E402  only where it is installed
 
-EXAMPLES = int(os.environ.get("FUZZ", 100))
+EXAMPLES = int(os.environ.get("FUZZ", 50))
 fuzzed = settings(
     max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -68,19 +68,19 @@ def test_full_size_frames_are_the_published_ones(golden):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", ["reference", "windowed", "int8"])
-def test_ties_move_only_what_they_can(golden, backend):
+def test_ties_move_only_what_they_can(golden):
     """Of the candidates that tie at the k-th place any may be kept: the output lies between the extremes."""
     arrays = golden("g2_ties_c2")
     cfg = square_of(arrays)
-    ours, _ = replay(arrays, cfg, True, backend)
+    found = [replay(arrays, cfg, True, backend)[0] for backend in ("reference", "windowed", "int8")]
+    found = torch.stack(found).flatten(2).double()
     query = F.normalize(torch.from_numpy(arrays["query"][0]).double(), dim=0).flatten(1)
     keys = F.normalize(torch.from_numpy(arrays["ctx_feats"]).double(), dim=1).flatten(2)
     labels = torch.from_numpy(arrays["ctx_masks"]).double().transpose(0, 1).flatten(1)
     inside = reference.inside_window(*arrays["query"].shape[2:], cfg)
     scores = torch.einsum("dp,ndq->pnq", query, keys).masked_fill(~inside[:, None], -torch.inf).flatten(1)
     tied_queries = 0
-    for p in range(0, len(scores), 3):
+    for p in range(0, len(scores), 5):
         kth = scores[p].topk(cfg.top_k).values[-1]
         above, tied = scores[p] > kth + 1e-7, (scores[p] - kth).abs() <= 1e-7
         places = cfg.top_k - int(above.sum())
@@ -89,8 +89,8 @@ def test_ties_move_only_what_they_can(golden, backend):
         fixed, total = labels[:, above] @ weight[above], weight[above].sum() + places
         ordered = labels[:, tied].sort(dim=1).values
         low, high = ordered[:, :places].sum(1), ordered[:, -places:].sum(1)
-        value = ours.flatten(1)[:, p].double()
-        assert ((fixed + low) / total - 2e-6 <= value).all() and (value <= (fixed + high) / total + 2e-6).all()
+        values = found[:, :, p]
+        assert ((fixed + low) / total - 2e-6 <= values).all() and (values <= (fixed + high) / total + 2e-6).all()
     assert tied_queries > 0
 
 
@@ -133,7 +133,7 @@ def random_case(seed, dtype):
     return *made(seed, N, M, D, h, w, dtype), cfg
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_windowed_is_the_definition(seed):
     """In float64, where only a wrong choice could make a difference."""
     case = random_case(seed, torch.float64)
@@ -142,14 +142,15 @@ def test_windowed_is_the_definition(seed):
     torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("more", [(22, 40), (0, 0)], ids=["as it is", "nearly all in doubt"])
-@pytest.mark.parametrize("seed", range(20))
-def test_int8_is_the_definition(seed, more, monkeypatch):
+@pytest.mark.parametrize("seed", range(20, 34))
+def test_int8_is_the_definition(seed, monkeypatch):
     """Also where almost no candidate is computed before it is known to be needed."""
-    monkeypatch.setattr(int8, "POSITIONS", more[0])
-    monkeypatch.setattr(int8, "CANDIDATES", more[1])
     case = random_case(seed, torch.float32)
-    torch.testing.assert_close(propagate(*case, "int8"), propagate(*case, "reference"), rtol=0, atol=5e-6)
+    truth = propagate(*case, "reference")
+    torch.testing.assert_close(propagate(*case, "int8"), truth, rtol=0, atol=5e-6)
+    monkeypatch.setattr(int8, "POSITIONS", 0)
+    monkeypatch.setattr(int8, "CANDIDATES", 0)
+    torch.testing.assert_close(propagate(*case, "int8"), truth, rtol=0, atol=5e-6)
 
 
 def test_int8_needs_its_doubt(monkeypatch):
@@ -238,13 +239,13 @@ def test_memory_of_a_tile_is_bounded(backend, monkeypatch):
 @pytest.mark.parametrize("base", [DISC, SQUARE])
 def test_groups_have_their_own_references_frames_and_copies(base, engine):
     cfg = protocol(base, radius=3)
-    frames = F.normalize(torch.randn(10, 20, 26, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    frames = F.normalize(torch.randn(10, 14, 17, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
 
     def masks_by(engine):
         prepared = backends.prepared(frames, engine)
         groups = [walk.Group(prepared[n], count, copies) for n, count, copies in ((0, 5, 4), (7, 3, 1), (8, 3, 2))]
         groups.append(walk.Group(prepared[9], 0))
-        labels = [frames.new_tensor([[n == m for m in range(7)]]).expand(20 * 26, 7) for n in range(7)]
+        labels = [frames.new_tensor([[n == m for m in range(7)]]).expand(14 * 17, 7) for n in range(7)]
         own = [[labels[6], *labels[6 - group.frames : 6]] for group in groups]  # each frame votes for itself
         return backends.propagate_groups(prepared[6], prepared[1:6], groups, own, cfg, engine)
 

@@ -1,7 +1,6 @@
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -84,11 +83,18 @@ def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder that an uninterrupted run writes; not to be changed."""
+    out = tmp_path_factory.mktemp("whole")
+    runner.run([Moving("one"), Moving("two")], tracker(colours), out)
+    return out
+
+
 @pytest.fixture
-def whole(tmp_path):
-    """What an uninterrupted run writes."""
-    runner.run([Moving("one"), Moving("two")], tracker(colours), tmp_path / "whole")
-    return files(tmp_path / "whole")
+def whole(finished):
+    """What is in it."""
+    return files(finished)
 
 
 def test_masks_and_overlays_of_written_frames(tmp_path):
@@ -118,8 +124,8 @@ def test_an_interrupted_sequence_leaves_nothing_and_is_done_again(tmp_path, whol
     assert again.frames == 6 and files(out) == whole
 
 
-def test_finished_sequences_are_left_out_and_damaged_ones_done_again(tmp_path, whole, capsys):
-    sequences, out = [Moving("one"), Moving("two")], tmp_path / "whole"
+def test_finished_sequences_are_left_out_and_damaged_ones_done_again(tmp_path, finished, whole, capsys):
+    sequences, out = [Moving("one"), Moving("two")], shutil.copytree(finished, tmp_path / "whole")
     idle = Counting()
     runner.run(sequences, tracker(idle), out)
     assert idle.frames == 0 and "[2/2] two: finished before" in capsys.readouterr().out
@@ -206,21 +212,19 @@ def test_a_sequence_says_what_it_follows(tmp_path, capsys):
 
 
 def test_killed_in_the_middle(tmp_path, whole):
-    script = (
-        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from tests import test_labelprop_runner as t\n"
-        "def slow(frames): time.sleep(0.3); return t.colours(frames)\n"
-        "t.runner.run([t.Moving('one'), t.Moving('two')], t.tracker(slow), sys.argv[1])\n"
-    )
-    root = Path(__file__).parents[1]
-    out = tmp_path / "out"
-    program = subprocess.Popen([sys.executable, "-c", script, out, root])
+    def slow(frames):
+        time.sleep(0.1)
+        return colours(frames)
+
+    sequences, out = [Moving("one"), Moving("two")], tmp_path / "out"
+    process = multiprocessing.get_context("fork").Process(target=runner.run, args=(sequences, tracker(slow), out))
+    process.start()
     waited = time.monotonic() + 60
     while not list(out.glob("x_vos/.two.part/*.png")):
-        assert program.poll() is None and time.monotonic() < waited
-        time.sleep(0.05)
-    os.kill(program.pid, signal.SIGKILL)
-    program.wait()
+        assert process.is_alive() and time.monotonic() < waited
+        time.sleep(0.02)
+    process.kill()
+    process.join()
     assert not (out / "x_vos/two").exists()
     again = Counting()
     runner.run([Moving("one"), Moving("two")], tracker(again), out)

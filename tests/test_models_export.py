@@ -1,6 +1,7 @@
 """Extractors as programs of torch.export."""
 
 import io
+from functools import partial
 
 import pytest
 import torch
@@ -41,15 +42,8 @@ def test_what_cannot_be_exported():
         export(extractor, "res4")
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["models", *map(str, arguments)])
-        try:
-            command.main()
-        except SystemExit as stop:
-            return stop.code, capsys.readouterr().err
-        return 0, capsys.readouterr().out
-
+def test_the_command(tmp_path, called):
+    call = partial(called, command.main)
     weights = load.__defaults__[0]
     assert "any, width any" in call(weights, tmp_path / "a.pt2", "--key", "res3")[1]
     assert (tmp_path / "a.pt2").exists()

@@ -1,7 +1,6 @@
 """INO's method: one step of it, mask, teacher, centres, features, views."""
 
 import dataclasses
-import multiprocessing
 
 import numpy as np
 import pytest
@@ -22,9 +21,8 @@ from models.methods.ino_losses import (
     pair_means,
     trail,
 )
-from tests.small import ino_config, run_of
+from tests.small import ino_config
 from training import optim
-from training.step import gradients
 
 START = Progress(step=0, steps_per_epoch=5, total_steps=10)
 
@@ -284,50 +282,3 @@ def test_local_crops_are_flipped_recoloured_and_greyed_as_often_as_said():
     assert 0.12 < grey.float().mean() < 0.28
     assert 0.4 < flipped[~grey].float().mean() < 0.6
     assert 0.72 < recoloured[~grey].float().mean() < 0.88
-
-
-def _rank(rank, port, queue):
-    import os
-
-    from core import distributed
-
-    torch.set_num_threads(1)
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    distributed.start(torch.device("cpu"))
-    method = method_of(mask_chance=1.0, drop_path=0.0)
-    model = torch.nn.parallel.DistributedDataParallel(method)
-    torch.manual_seed(100 + rank)  # of its own, as in training
-    mine = {name: value[2 * rank : 2 * rank + 2] for name, value in batch_of(clips=4).items()}
-    for _ in range(2):
-        gradients(run_of(method, accumulate=2), model, mine, START)
-    method.eval()(mine)  # must not wait for the other rank
-    gradient = method.student.backbone.patch_embed.proj.weight.grad
-    queue.put((rank, method.centre_class.tolist(), method.centre_patch.tolist(), gradient.flatten()[:50].tolist()))
-    queue.close()
-    queue.join_thread()
-    distributed.stop()
-
-
-def test_two_processes_and_parts_share_mask_centres_and_gradient_with_one_batch():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, port, queue)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    first, second = sorted(queue.get(timeout=120) for _ in ranks)
-    for process in ranks:
-        process.join(timeout=60)
-    assert first[1:] == second[1:]
-
-    alone = method_of(mask_chance=1.0, drop_path=0.0)
-    torch.manual_seed(100)
-    for _ in range(2):
-        gradients(run_of(alone, accumulate=1), alone, batch_of(clips=4), START)
-    gradient = alone.student.backbone.patch_embed.proj.weight.grad.flatten()[:50]
-    for ours, theirs in zip(first[1:], (alone.centre_class, alone.centre_patch, gradient)):
-        torch.testing.assert_close(torch.tensor(ours), theirs, atol=2e-5, rtol=1e-3)

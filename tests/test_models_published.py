@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import pickle
 import re
 import zipfile
@@ -17,6 +18,7 @@ from core.augment import normalise
 from core.errors import UserError
 from models.backbones.vit import Backbone
 from models.methods.ino import Method
+from tests.conftest import GOLDEN
 from tests.small import ino_config
 
 
@@ -44,14 +46,20 @@ def stepped(kind):
     return optimiser.state_dict()
 
 
+@pytest.fixture(scope="module")
+def networks():
+    """The student and the teacher of an official INO checkpoint."""
+    layout = json.loads((GOLDEN / "g7_ino_checkpoint_layout.json").read_text())
+    student, teacher = (filled(layout[name]) for name in ("student", "teacher"))
+    return {"student": student, "teacher": {name: value * 1.01 for name, value in teacher.items()}}
+
+
 @pytest.fixture
-def ino_file(golden, tmp_path):
+def ino_file(networks, tmp_path):
     """Writes an official INO checkpoint, with changes, and returns its path."""
-    layout = golden("g7_ino_checkpoint_layout.json")
 
     def write(**changes):
-        content = {name: filled(layout[name]) for name in ("student", "teacher")}
-        content["teacher"] = {name: value * 1.01 for name, value in content["teacher"].items()}
+        content = dict(networks)
         content["dino_loss_cls_list"] = {"0.center": torch.linspace(-1, 1, 4096)[None]}
         content["dino_loss_hw_list"] = {"0.center": torch.linspace(1, 2, 4096)[None]}
         content |= {"optimizer": stepped(torch.optim.AdamW), "epoch": np.int64(25)}

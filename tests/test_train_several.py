@@ -53,9 +53,9 @@ def ended(process, code=0):
 
 def test_two_processes_share_validation_go_on_bit_for_bit_and_become_one(project, davis):  # noqa: F811
     config, runs = project
-    more = settings(validation__root=davis, log__picture_steps=1)
+    more = settings(validation__root=davis, validation__sequences="[video0]")
     whole, _ = ended(start(config, runs / "whole", *more, *settings(schedule__steps=5)))
-    assert whole.count("J&F res4") == 2  # at steps 3 and 5, by one of the processes
+    assert whole.count("a new run") == 1 and whole.count("J&F res4") == 2  # at steps 3 and 5, by one of the processes
     for steps in (4, 5):
         out, _ = ended(start(config, runs / "parts", *more, *settings(schedule__steps=steps)))
     assert "start 2" in out and "at step 4" in out and "instead of" not in out
@@ -64,7 +64,6 @@ def test_two_processes_share_validation_go_on_bit_for_bit_and_become_one(project
     wanted = models.read_config(config, more[1::2])
     alone = Run(models.build(wanted), wanted, runs / "b", torch.device("cpu"))
     alone.restore(runs / "whole" / "last.pth")
-    torch.set_num_threads(1)
     with Stop() as stop:
         Validation(alone.config, dul.Views(alone.config.method), "cpu").measure(alone, Logbook(None), stop)
     assert alone.score == checkpoint.load(runs / "whole" / "last.pth")["score"]
@@ -73,7 +72,10 @@ def test_two_processes_share_validation_go_on_bit_for_bit_and_become_one(project
     assert checkpoint.load(runs / "parts" / "last.pth")["processes"] == 1
 
 
-@pytest.mark.parametrize("to_all", [False, True])
+SLOW = pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=1")
+
+
+@pytest.mark.parametrize("to_all", [False, pytest.param(True, marks=SLOW)])
 def test_a_signal_stops_both_processes_within_two_steps(project, to_all):  # noqa: F811
     """A signal to one of them, or to all and torchrun, as SLURM sends it: the processes get it twice then."""
     config, runs = project
@@ -82,7 +84,7 @@ def test_a_signal_stops_both_processes_within_two_steps(project, to_all):  # noq
     for line in process.stdout:
         if "steps 0 to" in line:
             break
-    time.sleep(2)
+    time.sleep(0.5)
     first, second = workers(process)
     for receiver in (process.pid, first, second) if to_all else (second,):
         os.kill(receiver, signal.SIGTERM)
@@ -144,7 +146,7 @@ def until_step_ten(tmp_path, name, *machines):
     return log
 
 
-@pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=1")
+@SLOW
 def test_lost_processes_and_machines_come_back(clone, tmp_path):
     port = 20_000 + os.getpid() % 10_000
     one = {"GPUS": "2", "MAX_RESTARTS": "1"}
