@@ -132,7 +132,7 @@ class OwnVideo:
                     yield f"{number:05d}", before, pixels
                     number += 1
                 length = (container.duration or 0) / videos.av.time_base
-                if before < 0.9 * length - 1:
+                if number and before < 0.9 * length - 1:
                     short = f"its picture ends at {before:.1f} s, the file at {length:.1f} s; it may break off there"
                     warnings.warn(f"{self.path}: {short}", stacklevel=2)
         except (UnreadableFrame, videos.av.FFmpegError, OSError) as error:
