@@ -115,6 +115,8 @@ def test_the_teachers_temperature_warms_up():
     method = method_of(teacher_warmup_temperature=0.02, teacher_warmup_epochs=2, teacher_temperature=0.04)
     at = lambda step: float(method.prepare([batch_of()], Progress(step, 5, 30))[0]["teacher_temperature"])
     assert [at(step) for step in (0, 5, 10, 20)] == pytest.approx([0.02, 0.03, 0.04, 0.04])
+    validated = method.prepare([batch_of()])[0]  # validation knows no step
+    assert float(validated["teacher_temperature"]) == pytest.approx(0.04)
     assert float(method_of().prepare([batch_of()], START)[0]["teacher_temperature"]) == pytest.approx(0.04)
     for half in ({"teacher_warmup_temperature": 0.02}, {"teacher_warmup_epochs": 2}):
         with pytest.raises(UserError, match="method.teacher_warmup_temperature"):
