@@ -107,7 +107,7 @@ def main(argv=None):
     parser.add_argument("--heights", type=int, nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--out", default="docs", metavar="DIR")
     args = parser.parse_args(argv)
-    timing.plots()
+    timing.require_matplotlib()
     torch.set_num_threads(args.threads)
     resolution_costs(args.ways, [min(GRIDS)], 1)  # starts threads and loads libraries
     numbers = {

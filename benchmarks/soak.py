@@ -249,7 +249,7 @@ def main():
     parser.add_argument("--out", default="results/soak", type=Path)
     parser.add_argument("--seed", default=0, type=int)
     args = parser.parse_args()
-    timing.plots()
+    timing.require_matplotlib()
     work, end, draw = args.out.resolve() / "work", time.time() + 60 * args.minutes, np.random.default_rng(args.seed)
     if work.exists():
         raise UserError(f"{work}: is there already; remove it, or name another --out")

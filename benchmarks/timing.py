@@ -79,7 +79,7 @@ def row(*cells) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def plots() -> None:
+def require_matplotlib() -> None:
     """Raise UserError where plots cannot be drawn; for the start, before anything is measured."""
     if find_spec("matplotlib") is None:
         raise UserError(f"the plot needs the package matplotlib: {sys.executable} -m pip install matplotlib")

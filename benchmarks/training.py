@@ -134,7 +134,7 @@ def main(argv=None):
     if args.steps < 2 * CHUNK:
         raise UserError(f"--steps {args.steps}: must be {2 * CHUNK} or more, since the first {CHUNK} do not count")
     if args.out:
-        timing.plots()
+        timing.require_matplotlib()
     device, curves = devices.pick(args.device), {}
     machine = f"{timing.machine(device)}, torch {torch.__version__}, {args.steps // CHUNK * CHUNK} steps"
     print(machine)
