@@ -1,46 +1,46 @@
-"""Label propagation on a GPU: exact, though all but a few candidates are seen in half precision only.
+"""The two GPU kernels of label propagation: fp16 products find candidates, fp32 chooses.  The result is exact.
 
-The kernel `bound` multiplies tiles of queries with the candidates of all frames in fp16.  Of every CELLS neighbouring
-candidates, a group, it stores the largest score: a quarter of the affinity, in a scratch of bounded size.
-The kernel `search` visits the groups of one query from the largest score downwards, and scores their cells again in
-fp32.  Half precision errs by `slack` at most, so the search stops where no group left could hold a cell above the k-th
-best.  Most queries stop after little more than k groups; where scores crowd within the slack the search goes on, if
-need be through all candidates.  The host waits for nothing.
+The kernel `bound` computes the scores of tiles of queries and the cells of all frames in fp16.  CELLS neighbouring
+cells are a group.  `bound` stores only the largest score of each group, a quarter of the affinity.
+The kernel `search` visits the groups of one query, the one with the largest score first, and computes the scores of
+their cells again in fp32.  An fp16 score is wrong by `slack` at most.  So the search ends when no remaining group can
+hold a cell that is better than the k-th best.  Most queries need little more than k groups.  A query whose scores
+differ by less than the slack needs more, in the worst case all of them.  The host never waits.
 
-Legend: D feature dimensions, h w cells of the feature grid.  A slot is a frame of the context or a reference.  A chunk
-is what one product looks at: P cells of one slot, in groups of CELLS that follow one another in the grid read row by
-row.  The tables of queries and groups are labelprop/triton_backend.py's.
+Legend: D feature dimensions, h w cells of the feature grid.  A slot is a context frame or a reference.  A chunk is P
+cells of one slot, which one product takes together; its groups have consecutive cells of the grid, read row by row.
+labelprop/triton_backend.py makes the tables of queries and groups.
 """
 
 import triton
 import triton.language as tl
 
-CELLS = tl.constexpr(4)  # of a group: fewer are more maxima to write, more are more cells to score again
-BLOCK = tl.constexpr(64)  # features at a time: those in half precision are padded to a multiple
-OUTSIDE = tl.constexpr(-4.0)  # stands for a score where there is no candidate
-LEAST = tl.constexpr(-2.0)  # below every score there is
-NONE = tl.constexpr(-(2**31))  # below every rank and key there is
-#: what changes from frame to frame, and must not make the kernels be compiled anew
+CELLS = tl.constexpr(4)  # in a group; smaller groups: more maxima are written, larger ones: more cells computed again
+BLOCK = tl.constexpr(64)  # features multiplied at a time; fp16 features are padded to a multiple of it
+OUTSIDE = tl.constexpr(-4.0)  # the score of a group without a candidate
+LEAST = tl.constexpr(-2.0)  # lower than every real score
+NONE = tl.constexpr(-(2**31))  # lower than every real rank and key
+#: arguments that change from frame to frame; Triton must not compile the kernels again for new values
 SIZES = ["first_tile", "tiles", "frames", "near_slots", "open_slots", "near_chunks", "open_chunks", "hw", "w"]
 ADDRESSES = ["halves", "fulls", "own_frames"]
 
 
 @triton.jit
 def _rank(score):
-    """fp32 -> int32 in the same order, for a processor finds the largest integer of a warp at once."""
+    """fp32 -> int32 in the same order: a GPU finds the largest integer of a warp in one instruction."""
     bits = score.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def _score(rank):
-    """What _rank was made of."""
+    """int32 from `_rank` -> the fp32 score."""
     return (rank ^ ((rank >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _inside(query, cell, hw, w, ROUND: tl.constexpr, LIMIT: tl.constexpr):
-    """Whether cells are cells, and lie in the window of queries; flat indices of shapes that broadcast."""
+    """Whether cells lie on the grid and inside the queries' window.  query, cell: flat indices, broadcast."""
     dy, dx = query // w - cell // w, query % w - cell % w
     distance = dy * dy + dx * dx if ROUND else tl.maximum(tl.abs(dy), tl.abs(dx))
     return (cell < hw) & (distance <= LIMIT)
@@ -52,11 +52,12 @@ def bound(
     first_tile, tiles, near_slots, open_slots, near_chunks, open_chunks, hw, w,
     D: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, ROUND: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    """The largest scores of one chunk, in every slot, for one tile of queries.
+    """The largest scores of one chunk for one tile of queries, in every slot.
 
-    halves: addresses of the query's features, of the slots with a window, of the open ones.  maxima
-    [rows,columns*GROUPS], tops [rows,columns]: of groups and of chunks; a row is a query of a tile, a column a chunk of
-    a slot, those of the open slots last.
+    Near slots are searched inside the window only, open slots everywhere.  halves: addresses of the fp16 features of
+    the query, then of the near slots, then of the open slots.  Writes the largest scores of the groups to maxima
+    [rows,columns*GROUPS], of the chunks to tops [rows,columns]: a row is a query of a tile, a column is a chunk of a
+    slot; the open slots come last.
     """
     GROUPS: tl.constexpr = P // CELLS
     program = tl.program_id(0)
@@ -74,13 +75,13 @@ def bound(
             return
         group = tl.load(near + tile * near_chunks * GROUPS + group)
     query = tl.maximum(tl.load(queries + tile * Q + tl.arange(0, Q)), 0)
-    # A group counts as soon as one of its cells does: search looks which.
+    # A group counts if any of its cells does; `search` looks at each cell.
     first = group * CELLS
     counts = (first[None, :] < hw) & is_open
     for member in tl.static_range(CELLS):
         counts |= _inside(query[:, None], first[None, :] + member, hw, w, ROUND, LIMIT)
 
-    # The cells of a group stand GROUPS apart in the product, which leaves them to one thread.
+    # The cells of a group stand GROUPS apart in the product, so that one thread has all of them.
     cell = tl.minimum(tl.reshape(first[None, :] + tl.arange(0, CELLS)[:, None], (P,)), hw - 1)
     d = tl.arange(0, BLOCK)
     query_at = tl.multiple_of(tl.load(halves).to(tl.pointer_type(tl.float16)), 16)
@@ -109,9 +110,10 @@ def search(
 ):  # fmt: skip
     """The TOP_K best cells of one query for one group of objects.
 
-    fulls: addresses of the features of the query, the frames and the references.  own_frames [groups]: how many of the
-    last frames are its own.  Chunks count from here on: those of the reference, then frame by frame.  Writes scores and
-    cells [groups,TOP_K,hw], sorted, -inf where there are no more, and how many groups of cells were scored [groups,hw].
+    fulls: addresses of the fp32 features of the query, the frames and the references.  own_frames [groups]: how many
+    of the last frames the group of objects has.  Here chunks are numbered from the reference on, then frame by frame.
+    Writes scores and cells [groups,TOP_K,hw], best first, -inf for missing ones, and how many groups of cells were
+    computed in fp32 [groups,hw].
     """
     GROUPS: tl.constexpr = P // CELLS
     SCALE: tl.constexpr = 2.0 ** (30 - BITS)
@@ -134,8 +136,9 @@ def search(
     maxima += row.to(tl.int64) * columns * GROUPS
     first_frame_column = (frames - own) * near_chunks - reference_chunks
 
-    # A key is a score, rounded upwards, above the number of the group it belongs to: the largest says where it is from.
-    # For each chunk, the key of its best group still to be visited; at first the group is any.
+    # A key holds a score, rounded up, in its high bits and the number of a group in its low bits: the largest key
+    # names the best group.  `waiting` has one key for each chunk: of its best group that was not visited yet.  In the
+    # first keys the group is not known, and its number is the last of the chunk.
     chunk, member = tl.arange(0, CHUNKS), tl.arange(0, GROUPS)
     of_reference = chunk < reference_chunks
     place = tl.where(of_reference, chunk, (chunk - reference_chunks) % near_chunks)
@@ -147,7 +150,7 @@ def search(
     waiting = tl.where(score > LEAST, key, NONE)
 
     place = tl.arange(0, K)
-    best = tl.where(place < TOP_K, NONE, ~NONE)  # places past TOP_K are never the lowest
+    best = tl.where(place < TOP_K, NONE, ~NONE)  # a place past TOP_K is never the lowest
     cells = tl.zeros((K,), tl.int32)
     margin = tl.load(slack)
     visits = 0
@@ -196,7 +199,7 @@ def _exact(
     taken, fulls, near, query, who, frames, own, is_open, reference_chunks, near_chunks, hw, w,
     D: tl.constexpr, GROUPS: tl.constexpr, ROUND: tl.constexpr, LIMIT: tl.constexpr, TAKE: tl.constexpr,
 ):  # fmt: skip
-    """Ranks and indices [TAKE*CELLS] of the cells of groups [TAKE], numbered as in search, -1 for none."""
+    """Ranks and flat indices [TAKE*CELLS] of the cells of groups.  taken [TAKE]: groups as in `search`, -1 = none."""
     chunk, member = tl.maximum(taken, 0) // GROUPS, tl.maximum(taken, 0) % GROUPS
     of_reference = chunk < reference_chunks
     past = tl.maximum(chunk - reference_chunks, 0)
