@@ -1,10 +1,11 @@
-"""A video of one's own, a file that PyAV reads or a folder of frames: decoded from its start, never held in memory."""
+"""A video of one's own, a file that PyAV reads or a folder of frames: in any order, never held in memory."""
 
 import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,9 @@ from core.errors import UserError
 from core.masks import Colour, grabcut
 from core.masks import read as read_mask
 from core.palette import doubts, ids_in
-from datasets.listing import list_folder, mark
+from datasets.listing import mark
 from datasets.readers import UnreadableFrame
-from datasets.readers.frames import SUFFIXES
-from datasets.vos_sequences import read_frame
+from datasets.vos_sequences import pictures, read_frame
 
 #: frames a second of a folder of frames, which does not know them
 FOLDER_FPS = 25.0
@@ -38,118 +38,80 @@ class Frame(NamedTuple):
 class OwnVideo:
     """A video file or a folder of JPEG or PNG frames, which are ordered by name, numbers as numbers.
 
-    size: (H, W), turned as it is shown.  fps: frames a second, on average.  count: of its frames, as far as the file
-    tells, else None.  mark: changes whenever the file or a frame does.  Raises UserError where there is no picture.
+    A file is read once, without decoding it, to find its frames.  Then any frame can be read.
+    size: (H, W), turned as it is shown.  fps: frames a second, on average.  count: of its frames.  mark: changes
+    whenever the file or a frame does.  remark: why a file may be incomplete, else "".  Raises UserError where there is
+    no picture.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
             raise UserError(f"{path}: there is no such video; name a video file or a folder of frames")
-        self.mark = self._mark()
-        self.fps = FOLDER_FPS
-        self.count: int | None = None
-        self._opened = self._folder if self.path.is_dir() else self._file
-        first = next(self._opened(), None)
-        if first is None:
-            raise UserError(f"{path}: holds no picture")
-        self.size: tuple[int, int] = first[2]().shape[:2]
+        self.mark, self.fps, self.remark = self._mark(), FOLDER_FPS, ""
+        self._images = pictures(self.path) if self.path.is_dir() else ()
+        if self._images:
+            self.count, self.size = len(self._images), read_frame(self._images[0]).shape[:2]
+        else:
+            with self._told() as videos:
+                self._info = videos.examine(str(path), part=True)
+            self.count, self.size = self._info.frames, (self._info.height, self._info.width)
+            self.fps, self.remark = self._info.fps, self._info.remark
 
     def frames(self, start: int = 0, end: int | None = None, every: int = 1) -> Iterator[Frame]:
-        """Frames start, start + every, ... before `end`, decoded one after another from the video's start.
+        """Frames start, start + every, ... before `end`, None = all.
 
-        Raises UserError for frames that are damaged or of another size, for a file that breaks off or that changes
-        meanwhile, and where no frame lies in this range.
+        Raises UserError for frames that are damaged or of another size, for a file that changes meanwhile, and where no
+        frame lies in this range.
         """
-        number, found = -1, False
-        for number, (name, seconds, pixels) in enumerate(self._opened()):
-            if end is not None and number >= end:
-                break
-            if number >= start and (number - start) % every == 0:
-                yield Frame(number, name, seconds, self._checked(number, pixels()))
-                found = True
-        if not found:
-            raise UserError(f"{self.path}: has {number + 1} frames, none from {start} on and before {end or 'its end'}")
+        numbers = range(start, self.count if end is None else min(end, self.count), every)
+        if not numbers:
+            raise UserError(f"{self.path}: has {self.count} frames, none from {start} on and before {end or 'its end'}")
+        for frame in self._of_folder(numbers) if self._images else self._of_file(numbers):
+            if frame.pixels.shape[:2] != self.size:
+                old, new = (f"{width}x{height}" for height, width in (self.size, frame.pixels.shape[:2]))
+                raise UserError(
+                    f"{self.path}: frame {frame.number} is {new}, the first is {old}; all frames of a video must have "
+                    f"one size, --end {frame.number} takes those before it"
+                )
+            yield frame
 
     def frame(self, number: int) -> Frame:
         """One frame.  Raises UserError as `frames` does."""
-        return next(self.frames(number, number + 1))
+        with closing(self.frames(number, number + 1)) as frames:
+            return next(frames)
 
     def _mark(self):
         if not self.path.is_dir():
             return mark(os.stat(self.path))
         # The folder itself changes where results are put into it.
         try:
-            files = [f"{name} {mark(os.stat(self.path / name))}" for name in list_folder(self.path, SUFFIXES)[0]]
+            files = [f"{path.name} {mark(os.stat(path))}" for path in pictures(self.path)]
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error})") from None
         return hashlib.sha256("\n".join(files).encode()).hexdigest()
 
-    def _checked(self, number, pixels):
-        if pixels.shape[:2] != self.size:
-            old, new = (f"{width}x{height}" for height, width in (self.size, pixels.shape[:2]))
-            raise UserError(
-                f"{self.path}: frame {number} is {new}, the first is {old}; all frames of a video must have one size, "
-                f"--end {number} takes those before it"
-            )
-        return pixels
+    def _of_folder(self, numbers):
+        for number in numbers:
+            path = self._images[number]
+            yield Frame(number, path.stem, number / self.fps, read_frame(path))
 
-    def _folder(self) -> Iterator[tuple[str, float, Callable]]:
-        """(name, seconds, function that decodes) of every frame."""
-        names, folders = list_folder(self.path, SUFFIXES)
-        if not names:
-            inside = f"; it holds folders ({', '.join(folders[:3])}), name one of them" if folders else ""
-            raise UserError(f"{self.path}: holds no JPEG or PNG frame{inside}")
-        stems = [Path(name).stem for name in names]
-        twice = next((stem for stem in stems if stems.count(stem) > 1), None) if len(set(stems)) < len(stems) else None
-        if twice is not None:
-            raise UserError(f"{self.path}: two frames are named {twice}; their masks would have one name")
-        self.count = len(names)
-        for number, name in enumerate(names):
-            yield stems[number], number / self.fps, lambda name=name: read_frame(self.path / name)
-
-    def _file(self) -> Iterator[tuple[str, float, Callable]]:
-        """(name, seconds, function that converts) of every frame."""
-        from datasets.readers import videos  # needs a package that folders of frames do without
-
-        number, before = 0, -1.0
-        try:
-            with videos.opened(str(self.path)) as (container, stream):
-                self.fps = float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
-                self.count = stream.frames or round((container.duration or 0) / videos.av.time_base * self.fps) or None
-                timed, origin = container.format.name != "avi", None  # AVI files know the order of decoding alone
-                for frame in _decoded(container, stream):
-                    if frame.is_corrupt:
-                        raise UnreadableFrame(str(self.path), "is damaged")
-                    time = frame.time if timed else None
-                    origin = time if origin is None else origin
-                    seconds = number / self.fps if time is None or origin is None else time - origin
-                    before = max(seconds, before + 0.001)
-                    turn = frame.rotation % 360
-                    pixels = lambda frame=frame, turn=turn: videos.upright(
-                        frame.to_ndarray(format="rgb24", threads=1), turn
-                    )
-                    yield f"{number:05d}", before, pixels
-                    number += 1
-                length = (container.duration or 0) / videos.av.time_base
-                if number and before < 0.9 * length - 1:
-                    short = f"its picture ends at {before:.1f} s, the file at {length:.1f} s; it may break off there"
-                    warnings.warn(f"{self.path}: {short}", stacklevel=2)
-        except (UnreadableFrame, videos.av.FFmpegError, OSError) as error:
-            why = error.reason if isinstance(error, UnreadableFrame) else videos.reason(error)
-            if number:
-                why = f"breaks off or is damaged at frame {number} ({why}); --end {number} takes the frames before it"
-            raise UserError(f"{self.path}: cannot be read: {why}") from None
+    def _of_file(self, numbers):
+        with self._told() as videos, closing(videos.decode(str(self.path), self._info, numbers)) as decoded:
+            for number, pixels in decoded:
+                yield Frame(number, f"{number:05d}", self._info.time(number) - self._info.start, pixels)
         if self._mark() != self.mark:
             raise UserError(f"{self.path}: changed while it was read; start again when the file is complete")
 
+    @contextmanager
+    def _told(self):
+        """Inside, the errors of a video file become UserErrors."""
+        from datasets.readers import videos  # needs a package that folders of frames do without
 
-def _decoded(container, stream):
-    """The frames in the order of time.  Raises UnreadableFrame where the file breaks off."""
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise UnreadableFrame(container.name, "the file breaks off")
-        yield from packet.decode()
+        try:
+            yield videos
+        except (UnreadableFrame, videos.av.FFmpegError, OSError) as error:
+            raise UserError(f"{self.path}: cannot be read: {videos.reason(error)}") from None
 
 
 def mask_at(text: str) -> tuple[int | None, str]:
@@ -188,10 +150,14 @@ class Task:
         return {(number - self.start) // self.every: ids for number, ids in self.masks.items()}
 
     @property
-    def length(self) -> int | None:
-        """The number of frames, as far as it is known."""
-        ends = [end for end in (self.end, self.video.count) if end is not None]
-        return len(range(self.start, min(ends), self.every)) if ends else None
+    def numbers(self) -> range:
+        """The numbers of the frames that are followed."""
+        return range(self.start, min(self.video.count, self.end or self.video.count), self.every)
+
+    @property
+    def length(self) -> int:
+        """The number of frames."""
+        return len(self.numbers)
 
     @property
     def fps(self) -> float:
@@ -212,6 +178,8 @@ def task(
     Warns of masks that look wrong.  Raises UserError for masks and boxes that cannot be followed.
     """
     video = OwnVideo(path)
+    if video.remark:
+        warnings.warn(f"{path}: {video.remark}", stacklevel=2)
     chosen = Task(video, {}, start, end, every)
     pictures: dict[int, str] = {}
     for text in masks:
@@ -244,13 +212,13 @@ def task(
 
 def _checked_number(chosen, number, option):
     """The number of a frame that is followed; None: the first."""
-    video, start, end, every = chosen.video, chosen.start, chosen.end, chosen.every
-    number = start if number is None else number
-    if end is not None and number >= end or number < start or (number - start) % every:
-        followed = f"{start}, {start + every}, ... before {end if end is not None else 'the end'}"
-        raise UserError(f"{option}: frame {number} is left out; followed are {followed}")
-    if video.count is not None and number >= video.count:
-        raise UserError(f"{option}: the video has {video.count} frames, 0 to {video.count - 1}")
+    followed = chosen.numbers
+    number = chosen.start if number is None else number
+    if number not in followed:
+        raise UserError(
+            f"{option}: frame {number} is left out; the video has {chosen.video.count} frames, followed are "
+            f"{followed.start}, {followed.start + followed.step}, ... before {followed.stop}"
+        )
     return number
 
 

@@ -17,7 +17,7 @@ from core import palette
 from core.errors import UserError
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
-from datasets.listing import LONGEST
+from datasets.listing import LONGEST, list_folder
 from datasets.readers import UnreadableFrame, VideoReader
 from datasets.readers.frames import SUFFIXES
 from datasets.readers.frames import read_frame as decode
@@ -288,15 +288,17 @@ def _once(file, names, problem):
 
 
 def pictures(folder: Path) -> tuple[Path, ...]:
-    """The JPEG and PNG files of a folder, sorted by name.  Raises UserError where there is none."""
+    """The JPEG and PNG files of a folder, sorted by name, numbers as numbers.  Raises UserError where there is none."""
     try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        names, folders = list_folder(folder, SUFFIXES)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: there is no such folder, or it cannot be read ({error})") from None
-    if not found:
-        raise UserError(f"{folder}: holds no JPEG or PNG file; one a frame is expected")
+    if not names:
+        inside = f"; it holds folders ({', '.join(folders[:3])}), name one of them" if folders else ""
+        raise UserError(f"{folder}: holds no JPEG or PNG file; one a frame is expected{inside}")
+    found = tuple(folder / name for name in names)
     _once(folder, [path.stem for path in found], "two pictures are named")
-    return tuple(found)
+    return found
 
 
 def _chosen(known, names):

@@ -229,15 +229,17 @@ def test_no_threads_stay_for_workers_to_miss(root, monkeypatch):
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("threads are counted in /proc")
     film(root / "vp9.webm", EVEN, "libvpx-vp9", size=(640, 480))
-    reader, decode_on, counts = Reader(root), videos._decode_on, []
+    reader, numbered, counts = Reader(root), videos._numbered, []
     reader.read(0, [3])
 
     def counting(*arguments):
         counts.append(len(os.listdir("/proc/self/task")))
-        yield from decode_on(*arguments)
-        counts.append(len(os.listdir("/proc/self/task")))
+        try:
+            yield from numbered(*arguments)
+        finally:
+            counts.append(len(os.listdir("/proc/self/task")))
 
-    monkeypatch.setattr(videos, "_decode_on", counting)
+    monkeypatch.setattr(videos, "_numbered", counting)
     gc.collect()
     for video in range(len(reader)):
         reader.read(video, [3, 8])
@@ -318,7 +320,7 @@ def test_the_second_start_reads_only_files_that_changed(root, examined):
     assert not examined and names(again) == names(first)
     for video in range(4):
         np.testing.assert_array_equal(again.times(video), first.times(video))
-        assert again.info(video)[:-1] == first.info(video)[:-1]
+        assert again.info(video)[:7] == first.info(video)[:7]
 
     opencv_film(root / "zebra.mp4", frames=25)
     opencv_film(root / "new.mp4", frames=5)

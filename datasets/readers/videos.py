@@ -6,11 +6,12 @@ frame in files of variable rate and in edited ones, where OpenCV's seeking goes 
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = READERS["videos"]
 #: Seconds before the wanted frame at which decoding starts; the next one is tried where the file's index misleads.
-STEPS_BACK = (0.0, 1.0, 8.0, 64.0, float("inf"))
-TOO_LATE = None, None  # in place of a frame: decoding started behind the wanted frame
+#: None: at the start of the file, without a seek.
+STEPS_BACK = (0.0, 1.0, 8.0, 64.0, None)
 #: Files read at once: reading mostly waits for the disk.
 THREADS = 8
 
@@ -42,7 +43,8 @@ class Video(NamedTuple):
     """One file.  frames: their number.  fps: frames a second.  start, seconds: time of the first frame, and duration.
 
     width, height: as shown, after `rotation` (degrees, anticlockwise).  times [frames]: the time of every frame in
-    seconds where the frames are not evenly spaced (a variable frame rate), else None.
+    seconds where the frames are not evenly spaced (a variable frame rate), else None.  remark: why the file may be
+    incomplete, else "".
     """
 
     frames: int
@@ -53,6 +55,7 @@ class Video(NamedTuple):
     height: int
     rotation: int
     times: np.ndarray | None = None
+    remark: str = ""
 
     def number(self, seconds: float) -> int:
         """The number of the frame nearest to a time; for a time outside the video, perhaps a number without a frame."""
@@ -60,6 +63,10 @@ class Video(NamedTuple):
             return round((seconds - self.start) * self.fps)
         right = min(max(int(np.searchsorted(self.times, seconds)), 1), self.frames - 1)
         return right - 1 if seconds - self.times[right - 1] < self.times[right] - seconds else right
+
+    def time(self, number: int) -> float:
+        """The time of a frame in seconds."""
+        return self.start + number / self.fps if self.times is None else float(self.times[number])
 
 
 class Reader(VideoReader):
@@ -104,9 +111,6 @@ class Reader(VideoReader):
             frames = dict(decode(path, info, set(frame_ids)))
         except (av.FFmpegError, OSError) as error:
             raise UnreadableFrame(path, reason(error)) from None
-        for i in frame_ids:
-            if i not in frames:
-                raise UnreadableFrame(path, f"frame {i} of {info.frames} is missing: the file changed or is damaged")
         return [frames[i] for i in frame_ids]
 
 
@@ -141,47 +145,53 @@ def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
 
 
 def decode(path: str, video: Video, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number, uint8 RGB [H,W,3]) for the wanted frames that are found, in the order of time.
+    """Yield (number, uint8 RGB [H,W,3]) for the wanted frames, in the order of time.
 
-    wanted: numbers of frames.  Raises UnreadableFrame for a damaged frame, and the errors of PyAV.
+    wanted: numbers of frames.  Raises UnreadableFrame where one is damaged or missing, and the errors of PyAV.
     """
     earliest = min(wanted)
-    with opened(path) as (container, stream):
-        # Evenly spaced frames may be up to a quarter of a frame late: the seek must not miss a key frame that is.
-        first = video.start + (earliest + 0.25) / video.fps if video.times is None else video.times[earliest]
-        for back in STEPS_BACK:
-            container.seek(round(max(video.start, first - back) / stream.time_base), stream=stream)
-            frames = _decode_on(container, stream, path, video, wanted, earliest)
-            found = next(frames, None)
-            if found is not TOO_LATE:
-                if found:
-                    yield found
-                    yield from frames
-                return
+    lost = lambda i: UnreadableFrame(path, f"frame {i} of {video.frames} is missing: the file changed or is damaged")
+    # Evenly spaced frames may be up to a quarter of a frame late: the seek must not miss a key frame that is.
+    first = video.time(earliest) + (0.25 / video.fps if video.times is None else 0)
+    for back in STEPS_BACK:
+        with opened(path) as (container, stream):
+            if back is not None:
+                with suppress(av.FFmpegError):  # the stream of a camera, without a container
+                    container.seek(round(max(video.start, first - back) / stream.time_base), stream=stream)
+            frames = _numbered(container, stream, video, wanted, None if back is not None else -1)
+            number, frame = next(frames, (math.inf, None))
+            if number > earliest:  # decoding started behind the earliest frame
+                continue
+            for place in sorted(wanted):
+                while number < place:
+                    number, frame = next(frames, (math.inf, None))
+                if number > place:
+                    raise lost(place)
+                if frame.is_corrupt:
+                    raise UnreadableFrame(path, f"frame {number} is damaged")
+                yield place, upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
+            return
+    raise lost(earliest)
 
 
-def _decode_on(container, stream, path, video, wanted, earliest):
-    """Yield as `decode`, from the file's position on; first yield TOO_LATE if the earliest frame lies before it."""
-    # In AVI files only the time of the first frame, a key frame, is right.  The numbers of the next frames are counted.
+def _numbered(container, stream, video, wanted, number):
+    """Yield (number, frame) from the file's position on.  number: of the frame before, None = not known."""
+    # In AVI files only the time of the first frame, a key frame, is right.  The numbers of the next frames are counted,
+    # as they are in files without times.
     by_count = container.format.name == "avi"
-    left, number = len(wanted), None
     for packet in container.demux(stream):
         if not by_count and stamp(packet) is not None:
             # Frames that are neither wanted nor needed by other frames are skipped, which saves a quarter of the time.
             needed = video.number(float(stamp(packet) * stream.time_base)) in wanted
             stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
-        for frame in packet.decode():
-            at = number + 1 if by_count and number is not None else video.number(float(stamp(frame) * stream.time_base))
-            if number is None and at > earliest:
-                yield TOO_LATE
-            number = at
-            if number in wanted:
-                if frame.is_corrupt:
-                    raise UnreadableFrame(path, f"frame {number} is damaged")
-                yield number, upright(frame.to_ndarray(format="rgb24", threads=1), video.rotation)
-                left -= 1
-        if not left:
-            return
+        for frame in stream.codec_context.decode(None) if packet.is_corrupt else packet.decode():
+            if number is not None and (by_count or stamp(frame) is None):
+                number += 1
+            elif stamp(frame) is None:
+                return
+            else:
+                number = video.number(float(stamp(frame) * stream.time_base))
+            yield number, frame
 
 
 def upright(pixels, rotation):
@@ -196,7 +206,7 @@ def stamp(item):
 
 def reason(error: Exception) -> str:
     """The reason for an error in words, FFmpeg's where it gives one."""
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager
@@ -214,36 +224,45 @@ def opened(path: str) -> Iterator[tuple]:
         yield container, stream
 
 
-def examine(path: str) -> Video:
-    """The index of a file, which is read as a whole; only its first frame is decoded.  Raises UnreadableFrame."""
+def examine(path: str, part: bool = False) -> Video:
+    """The index of a file, which is read as a whole; only its first frame is decoded.  Raises UnreadableFrame.
+
+    part: of a file that breaks off, the frames before that place are enough.
+    """
     if not os.path.getsize(path):
         raise UnreadableFrame(path, "the file is empty")
+    stamps: list = []
+    remark = ""
     with opened(path) as (container, stream):
-        stamps: list = []
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                raise UnreadableFrame(path, f"breaks off or is damaged after {len(stamps)} frames")
+                # Of the frames that are shown later than the broken one is decoded, some may be missing.
+                stamps = [ticks for ticks in stamps if None in (ticks, packet.dts) or ticks < packet.dts]
+                remark = f"breaks off or is damaged after {len(stamps)} frames"
+                break
             if packet.size and not packet.is_discard:  # an edit of the video may discard frames
                 stamps.append(stamp(packet))
-        if not stamps or None in stamps:
-            raise UnreadableFrame(path, "has frames without a time" if stamps else "holds no frame")
-        container.seek(min(stamps), stream=stream)
+        tick, rate = stream.time_base, float(stream.average_rate or stream.guessed_rate or 25)
+        length = (container.duration or 0) / av.time_base
+    if remark and not (part and stamps):
+        raise UnreadableFrame(path, remark)
+    with opened(path) as (container, stream):
         frame = next(container.decode(stream), None)
-        if frame is None:
-            raise UnreadableFrame(path, "its first frame cannot be decoded")
-        times = np.unique(stamps) * float(stream.time_base)
-        fps = float(stream.average_rate or 25) if len(times) == 1 else (len(times) - 1) / (times[-1] - times[0])
-    off = np.abs((times - times[0]) * fps - np.arange(len(times))).max()
+    if frame is None:
+        raise UnreadableFrame(path, "its first frame cannot be decoded" if stamps else "holds no frame")
+    if set(stamps) == {None}:  # no container
+        stamps, tick = [*range(len(stamps))], 1 / rate
+    if None in stamps:
+        raise UnreadableFrame(path, "has frames without a time")
+    times = np.unique(stamps) * float(tick)
+    fps = rate if len(times) == 1 else (len(times) - 1) / float(times[-1] - times[0])
+    seconds = float(times[-1] - times[0] + 1 / fps)
+    if not remark and seconds < 0.9 * length - 1:
+        remark = f"has no picture after {seconds:.1f} s of {length:.1f} s: it may break off there"
+    uneven = np.abs((times - times[0]) * fps - np.arange(len(times))).max() >= 0.25
     sides = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
-    return Video(
-        len(times),
-        fps,
-        float(times[0]),
-        float(times[-1] - times[0] + 1 / fps),
-        *sides,
-        frame.rotation % 360,
-        None if off < 0.25 else times.round(6),
-    )
+    spaced = times.round(6) if uneven else None
+    return Video(len(times), fps, float(times[0]), seconds, *sides, frame.rotation % 360, spaced, remark)
 
 
 def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
@@ -261,9 +280,7 @@ def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
             if known.get(name, (None,))[0] == now:
                 return known[name]
             content = examine(path)
-        except UnreadableFrame as error:
-            content = error.reason
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except (UnreadableFrame, av.FFmpegError, OSError, ValueError) as error:
             content = reason(error)
             if isinstance(error, OSError):  # rights and disks may change without the file: it is read again next time
                 now = None

@@ -17,7 +17,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.palette import OVERLAY_PALETTE
-from datasets.browsed import Browsed
+from datasets.own_video import OwnVideo
 from labelprop import Tracker
 from launch.page.session import Session, Work, shrunk
 
@@ -88,9 +88,11 @@ class Page:
     def _open(self, path, session):
         """-> picture, slider, status, files"""
         with told():
-            video = Browsed(path)
+            video = OwnVideo(path)
             session.open(video)
             status = f"{video.path.name}: {video.count} frames of {video.size[1]}x{video.size[0]}. Draw its objects."
+            if video.remark:
+                status += f" The file {video.remark}."
             slider = gr.Slider(0, max(1, video.count - 1), 0, interactive=video.count > 1)
             return picture(0, *session.shown(0)), slider, html.escape(status), *files(session)
 
