@@ -11,11 +11,17 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import default_collate
+from torchvision.utils import make_grid
 
 import models
 from core.atomic import replacing
@@ -23,15 +29,18 @@ from core.devices import pick
 from core.errors import UserError, reported
 from core.schedule import Progress
 from core.schema import RunConfig
-from datasets import clip, survey
-from datasets.readers import VideoReader
+from datasets import clip
+from datasets.readers import UnreadableFrame, VideoReader
 from training.run import Run
 from training.step import gradients
 
-#: How many training samples the sheet shows, and how many details are printed below a line.
-SHOWN, NAMED = 6, 10
+#: How many training samples the sheet shows, how many frames of each, and how many details are printed below a line.
+SHOWN, COLUMNS, NAMED = 6, 8, 10
+#: How many frames are read at a time.
+CHUNK = 16
 #: A step that takes more seconds than this is measured only once.
 PATIENCE = 20.0
+TILE_PX, TITLE_PX = 128, 18
 
 
 def parse() -> argparse.Namespace:
@@ -84,15 +93,114 @@ def _seconds(reader: VideoReader) -> str:
 
 
 def tell_frames(reader: VideoReader, seconds: float) -> None:
-    """Print the sizes of the frames, and which frames cannot be read."""
-    found, total = survey.read_frames(reader, seconds), sum(reader.length(video) for video in range(len(reader)))
-    looked = found.read + found.unreadable
-    sizes = [f"{width}x{height} ({count} videos)" for (width, height), count in found.sizes.most_common()]
-    more = f" and {len(sizes) - NAMED} more" if len(sizes) > NAMED else ""
-    say("sizes", ", ".join(sizes[:NAMED]) + more)
+    """Read frames for so many seconds; print their sizes, and which frames cannot be read."""
+    sizes: dict[int, str] = {}
+    reasons: dict[str, str] = {}
+    looked, unreadable, end = 0, 0, time.monotonic() + seconds
+    for video, numbers in frames_to_read(reader):
+        frames = sound(reader, video, numbers, reasons)
+        looked, unreadable = looked + len(numbers), unreadable + len(numbers) - len(frames)
+        if frames:
+            sizes.setdefault(video, f"{frames[0].shape[1]}x{frames[0].shape[0]}")
+        if time.monotonic() > end:
+            break
+    found = [f"{size} ({count} videos)" for size, count in Counter(sizes.values()).most_common()]
+    say("sizes", ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else ""))
+    total = sum(reader.length(video) for video in range(len(reader)))
     part = "all" if looked == total else f"{looked} of {total} in {seconds:g} s (--seconds looks longer)"
-    reasons = (f"{path}: {why}" for path, why in found.reasons.items())
-    say("frames", f"looked at {part}; {found.unreadable} cannot be read", reasons)
+    details = [f"{path}: {why}" for path, why in reasons.items()]
+    say("frames", f"looked at {part}; {unreadable} cannot be read", details)
+
+
+def frames_to_read(reader: VideoReader) -> Iterator[tuple[int, list[int]]]:
+    """Yield (video, numbers of frames): the middle frame of every video, in random order, then all other frames."""
+    order = np.random.default_rng(0).permutation(len(reader)).tolist()
+    for video in order:
+        yield video, [reader.length(video) // 2]
+    for video in order:
+        others = [number for number in range(reader.length(video)) if number != reader.length(video) // 2]
+        for first in range(0, len(others), CHUNK):
+            yield video, others[first : first + CHUNK]
+
+
+def sound(reader: VideoReader, video: int, numbers: list[int], reasons: dict[str, str]) -> list[np.ndarray]:
+    """The frames that can be read, of some frames of a video; reasons: {file: why it cannot be read}, added to."""
+    try:
+        return reader.read(video, numbers)
+    except UnreadableFrame as error:
+        if len(numbers) > 1:  # the others may be sound
+            return [frame for number in numbers for frame in sound(reader, video, [number], reasons)]
+        reasons[error.path] = error.reason
+        return []
+
+
+@dataclass
+class Speed:
+    """What `make_samples` measured.
+
+    clips: how many were made.  seconds: for all clips; views_seconds: the part of the views, without reading.
+    samples: (name of the video, sample) of the first clips.  bad: (path, reason) of clips that could not be read.
+    """
+
+    clips: int = 0
+    seconds: float = 0.0
+    views_seconds: float = 0.0
+    samples: list[tuple[str, dict]] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+def make_samples(loader: clip.ClipLoader, seconds: float, keep: int) -> Speed:
+    """Make samples of the first epoch for so many seconds.
+
+    keep: how many of the first samples are kept.  Raises UserError where no sample can be made.
+    """
+    speed, views = Speed(), loader.dataset.views
+
+    def timed(frames, rng):
+        before = time.perf_counter()
+        sample = views(frames, rng)
+        speed.views_seconds += time.perf_counter() - before
+        return sample
+
+    loader.dataset.views = timed
+    started = time.perf_counter()
+    for place, video in enumerate(loader.order(0)):
+        sample = loader.dataset[0, place, video]
+        if "error" in sample:
+            raise UserError(sample["error"])
+        bad = sample.pop("bad")
+        speed.bad += bad
+        speed.clips += 1
+        speed.seconds = time.perf_counter() - started
+        if place < keep:
+            name = loader.dataset.reader.name(video)
+            speed.samples.append((f"another video for {name}" if bad else name, sample))
+        if speed.seconds > seconds:
+            break
+    return speed
+
+
+def sheet(samples: list[tuple[str, dict]]) -> np.ndarray:
+    """The pictures of samples, one below another, with a row for each view -> uint8 RGB [H,W,3]."""
+    blocks = []
+    for name, sample in samples:
+        views = {view: value for view, value in sample.items() if value.dtype == torch.uint8}
+        rows = [np.concatenate([_tile(frame) for frame in value[:COLUMNS]], axis=1) for value in views.values()]
+        title = np.full((TITLE_PX, rows[0].shape[1], 3), 255, np.uint8)
+        text = f"{name}: {', '.join(views)}".encode("ascii", "replace").decode()
+        cv2.putText(title, text, (4, TITLE_PX - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+        blocks += [title, *rows]
+    return np.concatenate(blocks)
+
+
+def _tile(pictures):
+    """A picture uint8 [3,h,w], or several of them [N,3,h,w] side by side -> uint8 [TILE_PX,TILE_PX,3]."""
+    pictures = pictures.reshape(-1, *pictures.shape[-3:])
+    grid = make_grid(pictures, math.ceil(math.sqrt(len(pictures))), padding=0).permute(1, 2, 0).numpy()
+    width, height = (max(1, round(side * TILE_PX / max(grid.shape))) for side in grid.shape[1::-1])
+    tile = np.zeros((TILE_PX, TILE_PX, 3), np.uint8)
+    tile[:height, :width] = cv2.resize(grid, (width, height), interpolation=cv2.INTER_AREA)
+    return tile
 
 
 def measured_step(config: RunConfig, loader: clip.ClipLoader, samples: list[dict], device: torch.device) -> float:
@@ -115,7 +223,7 @@ def measured_step(config: RunConfig, loader: clip.ClipLoader, samples: list[dict
     return seconds
 
 
-def tell_speed(config: RunConfig, loader: clip.ClipLoader, speed: survey.Speed, step: float) -> None:
+def tell_speed(config: RunConfig, loader: clip.ClipLoader, speed: Speed, step: float) -> None:
     """Print how fast samples are made, how many workers the training needs, and how long it takes.
 
     step: seconds that a training step takes once its batch is there.
@@ -142,10 +250,16 @@ def main() -> None:
     loader = clip.loader(config, models.METHODS[config.method.name].Views(config.method), "cpu")
     tell_videos(config, loader)
     tell_frames(loader.dataset.reader, args.seconds)
-    speed = survey.make_samples(loader, args.seconds, keep=max(SHOWN, config.data.batch_size))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker of the loader
+    cv2.setNumThreads(0)
+    try:
+        speed = make_samples(loader, args.seconds, keep=max(SHOWN, config.data.batch_size))
+    finally:
+        torch.set_num_threads(threads)
     path = Path(args.sheet or f"runs/{Path(args.config).stem}/check.png")
     with replacing(path) as part:
-        Image.fromarray(survey.sheet(speed.samples[:SHOWN])).save(part, format="PNG")
+        Image.fromarray(sheet(speed.samples[:SHOWN])).save(part, format="PNG")
     say("sheet", f"{path} ({min(SHOWN, len(speed.samples))} training samples)")
     step, source = args.step_seconds, "as --step-seconds says"
     if step is None:

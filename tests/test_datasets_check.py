@@ -6,7 +6,7 @@ from PIL import Image
 import models
 from core.errors import UserError
 from core.schema import Clip
-from datasets import check, clip, readers, survey
+from datasets import check, clip, readers
 from tests.film import opencv_film
 from tests.small import write_videos
 from tests.test_train import ROOT, SMALL
@@ -50,7 +50,7 @@ def test_folders_of_frames_are_described(told, tmp_path):
     assert "measured on 12 clips" in found["one worker"] and "0.50 s for 2 clips (as --step-seconds" in found["step"]
     assert "data.workers = 0: a step takes 0.5" in found["workers"] and "12 steps or 2.0 epochs" in found["training"]
     # 6 samples: a title, two views of two frames each.
-    assert Image.open(sheet).size == (2 * survey.TILE_PX, 6 * (survey.TITLE_PX + 2 * survey.TILE_PX))
+    assert Image.open(sheet).size == (2 * check.TILE_PX, 6 * (check.TITLE_PX + 2 * check.TILE_PX))
 
 
 def test_video_files_are_described_and_the_step_is_measured(told, tmp_path):
@@ -70,7 +70,7 @@ def test_more_workers_than_cores_do_not_help(capsys, monkeypatch):
     monkeypatch.setattr(check.os, "cpu_count", lambda: 2)
     config = models.read_config(ROOT / "configs/ytvos.yaml", ["data.workers=8", "schedule.epochs=9000"])
     loader = type("Loader", (), {"steps_per_epoch": 10})
-    check.tell_speed(config, loader, survey.Speed(clips=100, seconds=50.0, views_seconds=20.0), step=2.0)
+    check.tell_speed(config, loader, check.Speed(clips=100, seconds=50.0, views_seconds=20.0), step=2.0)
     found = lines(capsys.readouterr().out)
     assert "2.0 clips/s: reading 300 ms a clip, views 200 ms (measured on 100 clips" in found["one worker"]
     assert found["workers"].startswith("4 are enough (this machine has 2 cores); data.workers = 8: a step takes 4.00")
@@ -135,7 +135,7 @@ def test_an_interruption_leaves_nothing(told, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(survey, "sheet", interrupted)
+    monkeypatch.setattr(check, "sheet", interrupted)
     code, text, sheet = told()
     assert code == 130 and "interrupted" in text and not list(sheet.parent.glob("*"))
 
@@ -156,9 +156,9 @@ def test_the_sheet_shows_every_view():
         "whole": torch.full((3, 3, 40, 20), 200, dtype=torch.uint8),
         "parts": torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(3, 5, 3, 8, 8) * 10,
     }
-    picture = survey.sheet([("näme", views)])
-    assert picture.shape == (survey.TITLE_PX + 2 * survey.TILE_PX, 3 * survey.TILE_PX, 3)
-    whole, parts = np.split(picture[survey.TITLE_PX :, : survey.TILE_PX, 0], 2)
+    picture = check.sheet([("näme", views)])
+    assert picture.shape == (check.TITLE_PX + 2 * check.TILE_PX, 3 * check.TILE_PX, 3)
+    whole, parts = np.split(picture[check.TITLE_PX :, : check.TILE_PX, 0], 2)
     assert (whole[:, :64] == 200).all() and (whole[:, 64:] == 0).all()  # the sides keep their ratio
     assert [parts[5, 5], parts[5, 50], parts[5, 100], parts[50, 5], parts[50, 50]] == [0, 10, 20, 30, 40]
 
