@@ -10,12 +10,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+
+from tqdm import tqdm
 
 from core.atomic import replacing
 from core.errors import UserError
 
 log = logging.getLogger(__name__)
+#: A bar that appears where something takes longer than five seconds.
+progress = partial(tqdm, delay=5, mininterval=5, leave=False)
 
 #: The names of a folder's files are kept as one string, joined by this.  Folders with the same names share the string,
 #: so that millions of frames take a few MB.
@@ -27,7 +32,7 @@ LONGEST = 4096
 #: The first column of a training list: in quotes, up to a tab, or up to white space or a comma.
 COLUMN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\t]+)\t|([^\s,]+))""")
 #: The version of the cache's content; count it up when the content, or how it is found, changes.
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 def check_root(root: str | Path) -> Path:
@@ -85,7 +90,9 @@ def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -
     again.  Links are followed, but not in circles.  Folders that cannot be read are named in the log.
     """
     started, visited, waiting = time.time(), set(), [os.path.normpath(below)]
+    bar = progress(unit=" folders", desc=f"scanning {root}")
     while waiting:
+        bar.update()
         folder = waiting.pop()
         path = os.path.join(root, folder)
         try:
@@ -105,6 +112,7 @@ def walk(root: Path, suffixes: tuple[str, ...], known: dict, below: str = ".") -
         if files:
             yield folder, files
         waiting += [os.path.normpath(os.path.join(folder, name)) for name in folders.split(JOINT)[::-1] if name]
+    bar.close()
 
 
 def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -114,18 +122,12 @@ def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if _is_folder(entry):
+            # entry.is_dir() raises an error for a link to itself; where its name is that of a frame, the reader tells it.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders.append(entry.name)
             elif entry.name.lower().endswith(suffixes):
                 files.append(entry.name)
     return sorted(files, key=_by_number), sorted(folders)
-
-
-def _is_folder(entry):
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, for example; where its name is that of a frame, the reader reports it
-        return False
 
 
 def _by_number(name):
@@ -135,31 +137,18 @@ def _by_number(name):
     return parts, name
 
 
-def counted(items: Iterable, doing: str) -> Iterator:
-    """Yield the items; every five seconds, print `doing` and the number of items so far."""
-    reported = time.monotonic()
-    for count, item in enumerate(items, 1):
-        yield item
-        if time.monotonic() - reported > 5:
-            reported = time.monotonic()
-            print(f"{doing}: {count}", file=sys.stderr)
-
-
 def mark(status: os.stat_result) -> list[int]:
     """Size and time of change: numbers that change whenever the file or the folder does."""
     return [status.st_size, status.st_mtime_ns]
 
 
 @contextmanager
-def cached(root: Path, kind: str, wanted: bool = True) -> Iterator[dict]:
+def cached(root: Path, kind: str) -> Iterator[dict]:
     """with cached(root, "frames") as known: a dict {path relative to root: (mark, text)} to read and change.
 
     text: what the file or folder held when it had this mark; mark None: it must be read again.  The dict is kept in the
-    user's cache folder, after an error too; one process at a time reads and changes it.  wanted: False = keep nothing.
+    user's cache folder, after an error too; one process at a time reads and changes it.
     """
-    if not wanted:
-        yield {}
-        return
     path = _cache_path(root, kind)
     with ExitStack() as stack:
         with suppress(OSError):  # no place for a cache, or no locks there: each process then reads for itself
@@ -178,25 +167,24 @@ def _cache_path(root, kind):
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     real = os.path.realpath(root)
     digest = hashlib.sha256(real.encode()).hexdigest()[:12]
-    return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{digest}.{kind}.json"
+    return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{digest}.{kind}.{CACHE_FORMAT}.json"
 
 
 def _load(path):
     try:
         stored = json.loads(path.read_text())
-        if stored["format"] != CACHE_FORMAT:
-            return {}
-        return {name: (mark, stored["texts"][i]) for name, (mark, i) in stored["entries"].items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return {name: (mark, text) for text, entries in stored.items() for name, mark in entries.items()}
+    except (OSError, ValueError, AttributeError):
         return {}  # none yet, or damaged
 
 
 def _save(path, known, root):
     """Write the cache; equal texts are written once.  Where it cannot be written, only time is lost."""
-    places = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in known.values()))}
-    entries = {name: (mark, places[text]) for name, (mark, text) in known.items()}
+    texts: dict[str, dict] = {}
+    for name, (mark, text) in known.items():
+        texts.setdefault(text, {})[name] = mark
     try:
         with replacing(path) as part:
-            part.write_text(json.dumps({"format": CACHE_FORMAT, "texts": list(places), "entries": entries}))
+            part.write_text(json.dumps(texts))
     except UserError as error:
         print(f"the scan of {root} is not kept: {error}", file=sys.stderr)

@@ -272,14 +272,15 @@ def test_share_of_bad_clips():
         BadClips(0.0).add(16, [("a", "x")])
 
 
-def test_a_truncated_jpeg_is_replaced_and_named(tmp_path, caplog):
+def test_a_truncated_jpeg_is_replaced_and_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     for video in range(3):
         (tmp_path / f"v{video}").mkdir()
         for i in range(3):
             cv2.imwrite(str(tmp_path / f"v{video}/{i}.jpg"), np.full((40, 40, 3), video, np.uint8))
     broken = tmp_path / "v1/0.jpg"
     broken.write_bytes(broken.read_bytes()[:-100])
-    dataset = ClipDataset(Reader(tmp_path, cache=False), Clip(frames=3, gap=1, order="random", step="whole"), Ids(), 0)
+    dataset = ClipDataset(Reader(tmp_path), Clip(frames=3, gap=1, order="random", step="whole"), Ids(), 0)
     made = ClipLoader(dataset, 3, 2, bad_share=1.0)
     videos = {video for batch in flat(made.batches(0, 4)) for video in batch["video"]}
     assert videos == {0, 2} and made.bad_clips.bad >= 4

@@ -367,7 +367,7 @@ def test_what_an_interrupt_leaves_is_not_read_again(root, examined, monkeypatch)
 
 
 def test_published_files_give_the_frames_of_decoding_from_the_start(shared):
-    reader, rng = Reader(shared("video_files"), cache=False), np.random.default_rng(0)
+    reader, rng = Reader(shared("video_files")), np.random.default_rng(0)
     assert len(reader) == 4
     for video in range(4):
         frames = opencv_frames(reader.root / reader.name(video))

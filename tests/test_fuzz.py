@@ -254,7 +254,8 @@ def films(tmp_path_factory):
     return {end: opencv_film(folder / f"film.{end}", frames=6).read_bytes() for end in ("mp4", "avi")}
 
 
-def test_video_files(tmp_path, films):
+def test_video_files(tmp_path, films, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     from datasets.readers import videos
 
     @fuzzed
@@ -263,7 +264,7 @@ def test_video_files(tmp_path, films):
         path = tmp_path / f"film.{end}"
         path.write_bytes(data.draw(spoiled([films[end]])))
         with answered(path.name):
-            reader = videos.Reader(tmp_path, cache=False)
+            reader = videos.Reader(tmp_path)
             with suppress(readers.UnreadableFrame):  # is replaced
                 assert len(reader.read(0, [0, reader.length(0) - 1])) == 2
         path.unlink()

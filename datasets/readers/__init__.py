@@ -12,7 +12,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.suggest import suggestion
-from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, walk
+from datasets.listing import JOINT, cached, check_found, check_root, list_entries, walk
 
 #: {name of a reader: the endings of the files that it reads}
 READERS = {"frames": (".jpg", ".jpeg", ".png"), "videos": (".mp4", ".avi", ".mkv", ".webm", ".mov")}
@@ -70,8 +70,7 @@ def fitting(root: str, list: str | None = None) -> str:
         files = [first]
     else:
         with cached(folder, "files") as known:
-            found = counted(walk(folder, suffixes, known, first), f"scanning {root}, folders of frames or videos")
-            files = [file for _, names in found for file in names.split(JOINT)]
+            files = [file for _, names in walk(folder, suffixes, known, first) for file in names.split(JOINT)]
     check_found(files, folder, "frames and no video files", suffixes, "convert what is there")
     counts = Counter(name for file in files for name, ends in READERS.items() if file.lower().endswith(ends))
     if len(counts) > 1:

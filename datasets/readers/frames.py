@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from core.errors import UserError
-from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, list_folder, walk
+from datasets.listing import JOINT, cached, check_found, check_root, list_entries, list_folder, walk
 from datasets.readers import READERS, UnreadableFrame, VideoReader
 
 SUFFIXES = READERS["frames"]
@@ -19,18 +19,18 @@ JPEG_START, JPEG_PIXELS, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 class Reader(VideoReader):
     """Every folder below `root` that holds frames is a video; its frames are ordered by name, numbers as numbers.
 
-    list: optional text file that names the videos to use, see `read_list`.  Without a list all folders are scanned;
-    cache: keep the result in the cache folder, and later look only into folders that changed.
+    list: optional text file that names the videos to use, see `read_list`.  Without a list all folders are scanned; the
+    result is kept in the cache folder, and later scans look only into folders that changed.
     Raises UserError where there is no video.
     """
 
-    def __init__(self, root: str | Path, list: str | None = None, cache: bool = True):
+    def __init__(self, root: str | Path, list: str | None = None):
         self.root = check_root(root)
         if list:
             found = read_list(list, self.root)
         else:
-            with cached(self.root, "frames", cache) as known:
-                found = sorted(counted(walk(self.root, SUFFIXES, known), f"scanning {root}, folders of frames"))
+            with cached(self.root, "frames") as known:
+                found = sorted(walk(self.root, SUFFIXES, known))
         check_found(found, self.root, "frames", SUFFIXES, "data.reader=videos for video files")
         self.names = [folder for folder, _ in found]
         self._frames = [sys.intern(frames) for _, frames in found]  # equal ones are kept once

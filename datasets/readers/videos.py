@@ -26,7 +26,7 @@ except ImportError:
         f"video files (data.reader = videos) need the package av: {sys.executable} -m pip install av"
     ) from None
 
-from datasets.listing import JOINT, cached, check_found, check_root, counted, list_entries, mark, walk
+from datasets.listing import JOINT, cached, check_found, check_root, list_entries, mark, progress, walk
 from datasets.readers import READERS, UnreadableFrame, VideoReader
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ class Video(NamedTuple):
 class Reader(VideoReader):
     """Every file below `root` that ends in SUFFIXES is a video; upright frames, numbered in the order of time.
 
-    list: optional text file that names the videos to use, see `read_list`.  cache: keep the index of the files in the
-    cache folder, and later read only files that changed.  Files that cannot be read are left out and named in the log.
+    list: optional text file that names the videos to use, see `read_list`.  The index of the files is kept in the cache
+    folder, and later only files that changed are read.  Files that cannot be read are left out and named in the log.
     Raises UserError where no video is left.
     """
 
-    def __init__(self, root: str | Path, list: str | None = None, cache: bool = True):
+    def __init__(self, root: str | Path, list: str | None = None):
         self.root = check_root(root)
-        with cached(self.root, "videos", cache) as known:
+        with cached(self.root, "videos") as known:
             names = read_list(list, self.root, known) if list else scan(self.root, known)
             check_found(names, self.root, "video files", SUFFIXES, "data.reader=frames for folders of frames")
             index = build(self.root, names, known)
@@ -116,10 +116,8 @@ class Reader(VideoReader):
 
 def scan(root: Path, known: dict, below: str = ".") -> list[str]:
     """All video files below a folder of root, relative to root, sorted; hidden files and folders are left out."""
-    folders = counted(walk(root, SUFFIXES, known, below), f"scanning {root}, folders of videos")
-    return sorted(
-        os.path.normpath(os.path.join(folder, name)) for folder, names in folders for name in names.split(JOINT)
-    )
+    folders = walk(root, SUFFIXES, known, below)
+    return sorted(os.path.normpath(f"{folder}/{name}") for folder, names in folders for name in names.split(JOINT))
 
 
 def read_list(path: str | Path, root: Path, known: dict) -> list[str]:
@@ -290,8 +288,8 @@ def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:
 
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for name, entry in zip(names, counted(pool.map(look, names), f"reading {len(names)} video files of {root}")):
-            known[name] = entry
+        entries = progress(pool.map(look, names), unit=" files", desc=f"reading {root}", total=len(names))
+        known.update(zip(names, entries))
     finally:
         pool.shutdown(cancel_futures=True)
     return {name: _parsed(known[name][1]) for name in names}
