@@ -68,7 +68,7 @@ class Preview:
             if len(self.shown) == PREVIEW_FRAMES:  # keep every other frame, and take half as many from here on
                 self.shown, self.every = self.shown[::2], 2 * self.every
             if self.count % self.every == 0:
-                self.shown.append((_fitted(picture, PREVIEW_SIDE), seconds))
+                self.shown.append((fitted(picture, PREVIEW_SIDE), seconds))
         self.count += 1
 
     def write(self, path: str | Path) -> None:
@@ -78,13 +78,13 @@ class Preview:
         step_ms = round(min(max(step_ms, 40), 6000 / len(times)), -1)
         side, data = PREVIEW_SIDE, b""
         while not data or len(data) > PREVIEW_BYTES:
-            data, side = _gif([_fitted(picture, side) for picture, _ in self.shown], int(step_ms)), side * 3 // 4
+            data, side = _gif([fitted(picture, side) for picture, _ in self.shown], int(step_ms)), side * 3 // 4
         with replacing(path) as part:
             part.write_bytes(data)
 
 
-def _fitted(picture, side):
-    """The picture, made smaller where its longer side exceeds `side` pixels."""
+def fitted(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture uint8 RGB [H,W,3], made smaller where its longer side exceeds `side` pixels."""
     scale = min(1, side / max(picture.shape[:2]))
     size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -38,20 +38,13 @@ class Part(NamedTuple):
     about: bool = False
 
     @property
-    def training(self) -> bool:
-        return self.found in (frame_folders, video_files)
-
-    @property
     def total(self) -> str:
         return f"{'about ' if self.about else ''}{self.videos:,} videos"
 
     def told(self, videos: int) -> str:
         """In words, how many videos there are and how many there should be."""
-        verdict = ""
-        if not self.about and videos < self.videos:
-            verdict = f", {self.videos - videos:,} are missing"
-        elif not self.about and videos > self.videos:
-            verdict = f", {videos - self.videos:,} too many"
+        missing = 0 if self.about else self.videos - videos
+        verdict = f", {missing:,} are missing" if missing > 0 else f", {-missing:,} too many" if missing < 0 else ""
         return f"{videos:,} of {self.total}{verdict}"
 
 
@@ -126,7 +119,7 @@ def write(name: str, part: Part, root: Path, out: Path) -> str:
     with replacing(path) as new:
         new.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     use = f"python infer_vos.py --list {path} --data {folder} --out results/{path.stem}"
-    if part.training:
+    if part.found in (frame_folders, video_files):
         use = f"bash launch/train.sh {name} data.list={path} data.root={folder}"
     return f"{path}: {part.told(videos)}\n  {use}"
 

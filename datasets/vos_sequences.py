@@ -242,7 +242,8 @@ def _columns(line, where):
     """flag, image and mask (None: not given) of a line.  where: file and line number, for the UserError."""
     flag, *rest = line.strip().split(None, 1)
     # One tab behind the flag is enough: then tabs separate all columns, and the paths may hold spaces.
-    words = columns(("\t" if "\t" in line else "") + "".join(rest))
+    tabs = (word.strip() for word in "".join(rest).split("\t"))
+    words = [word for word in tabs if word] if "\t" in line else list(map("".join, WORD.findall("".join(rest))))
     if len(line) > LONGEST or flag not in ("0", "1") or len(words) not in (1, 2):
         raise UserError(
             f"{where}: {line[:200]!r}: expected `flag image mask`, flag 0 or 1; the mask may be left out; "
@@ -250,13 +251,6 @@ def _columns(line, where):
         )
     image, mask = (*words, "-")[:2]
     return flag, image.lstrip("/"), None if mask == "-" else mask.lstrip("/")
-
-
-def columns(line: str) -> list[str]:
-    """The words of a line that is not empty; words with spaces stand in quotes, or tabs separate all words."""
-    if "\t" in line:
-        return [word.strip() for word in line.split("\t") if word.strip()]
-    return ["".join(groups) for groups in WORD.findall(line)]
 
 
 def _listed(file, folder, rows):

@@ -5,7 +5,6 @@ when the page is closed, all others when the program ends.
 """
 
 import argparse
-import ipaddress
 import os
 import shutil
 import signal
@@ -136,10 +135,7 @@ def served(page: Page, host: str, port: int | None) -> Iterator[str]:
 @reported
 def main():
     args = parse()
-    try:
-        local = ipaddress.ip_address(args.host).is_loopback
-    except ValueError:
-        local = args.host == "localhost"
+    local = args.host in ("localhost", "127.0.0.1", "::1")
     with emptied(Path(args.folder)) as folder:
         page = Page(models.load(args.checkpoint), folder, args.key, args.device, paths=local)
         with served(page, args.host, args.port) as address:

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from core.atomic import replacing
 from core.errors import UserError
 from core.masks import grabcut
-from core.movies import mp4
+from core.movies import fitted, mp4
 from core.palette import ids_in, overlay, read_ids, write_indexed
 from labelprop import Tracker
 from labelprop.follow import carried, corrected
+from labelprop.readout import nearest
 
 #: longer sides of a frame are shrunk to this in the page
 SHOWN_PX = 960
@@ -81,8 +81,8 @@ class Session:
     def draw(self, t: int, ids: np.ndarray) -> None:
         """Make ids uint8 [h,w] the mask of frame t.  Pixels that are as the page showed them stay as they are."""
         self.written, before = None, self.ids(t)
-        changed = sized(np.uint8(sized(before, ids.shape) != ids), before.shape) > 0
-        after = np.where(changed, sized(ids, before.shape), before)
+        changed = nearest(nearest(before, ids.shape) != ids, before.shape)
+        after = np.where(changed, nearest(ids, before.shape), before)
         drawn = ids_in(after[changed][None]) | ids_in(before[changed & (after == 0)][None])
         if self._path("drawn", t).exists():
             drawn |= ids_in(read_ids(self._path("drawn", t)))
@@ -179,13 +179,7 @@ class Work(threading.Thread):
         return self.done / (time.perf_counter() - self.began)
 
 
-def sized(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """ids at another size [H,W], by the nearest pixel."""
-    return ids if ids.shape == shape else cv2.resize(ids, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
 def shrunk(frame: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A frame and its ids with sides of at most SHOWN_PX."""
-    scale = min(1, SHOWN_PX / max(ids.shape))
-    h, w = (max(1, round(side * scale)) for side in ids.shape)
-    return cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA), sized(ids, (h, w))
+    frame = fitted(frame, SHOWN_PX)
+    return frame, nearest(ids, frame.shape[:2])
