@@ -122,7 +122,7 @@ def list_folder(folder: str | Path, suffixes: tuple[str, ...]) -> tuple[list[str
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # entry.is_dir() raises an error for a link to itself; where its name is that of a frame, the reader tells it.
+            # Of a link to itself entry.is_dir() raises an error; the reader reports the link if it is named as a frame.
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders.append(entry.name)
             elif entry.name.lower().endswith(suffixes):

@@ -78,8 +78,7 @@ class OwnVideo:
 
     def frame(self, number: int) -> Frame:
         """One frame.  Raises UserError as `frames` does."""
-        with closing(self.frames(number, number + 1)) as frames:
-            return next(frames)
+        return next(self.frames(number, number + 1))
 
     def _mark(self):
         if not self.path.is_dir():

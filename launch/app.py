@@ -89,7 +89,7 @@ def build(page: Page) -> gr.Blocks:
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
-    """A new folder below `folder`, which is removed at the end.  Folders that killed programs left are removed, too."""
+    """A new folder below `folder`, removed at the end.  Folders that killed programs left are removed, too."""
     for left in folder.glob("page-*"):
         with suppress(ValueError, PermissionError):
             try:
@@ -112,7 +112,7 @@ def emptied(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def served(page: Page, host: str, port: int | None) -> Iterator[str]:
-    """Inside, the page can be opened at the address that this yields."""
+    """Inside, the page can be opened at the address that is yielded."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(page.folder / "received")}
     gr.set_static_paths([page.folder / "pages"])  # films are sent from there, without a copy that would stay
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

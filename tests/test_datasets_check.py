@@ -101,7 +101,7 @@ def mixed(root):
     [
         (empty, (), "no frames and no video files found"),
         (damaged, (), "could not be read; is data.root the right folder"),
-        (mixed, (), "several kinds; .*data.reader=videos .1 files.* or data.reader=frames .4 files"),
+        (mixed, (), "several kinds; .*data.reader=frames .4 files.* or data.reader=videos .1 files"),
         (lambda root: (root.mkdir(), (root / "a.mp4").touch()), (), "none of the 1 video files can be read"),
         (lambda root: None, (), "no such folder"),
         (write_videos, ("clip.frames=99",), "none of the 6 videos is long enough"),

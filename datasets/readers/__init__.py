@@ -4,7 +4,6 @@ A new reader is a file beside this one with a class Reader(root, list=None) that
 in READERS.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -66,17 +65,19 @@ def fitting(root: str, list: str | None = None) -> str:
     """
     folder, suffixes = check_root(root), sum(READERS.values(), ())
     first = list_entries(list, folder)[0] if list else "."
-    if first.lower().endswith(suffixes):
-        files = [first]
-    else:
-        with cached(folder, "files") as known:
-            files = [file for _, names in walk(folder, suffixes, known, first) for file in names.split(JOINT)]
-    check_found(files, folder, "frames and no video files", suffixes, "convert what is there")
-    counts = Counter(name for file in files for name, ends in READERS.items() if file.lower().endswith(ends))
-    if len(counts) > 1:
-        told = [f"data.reader={name} ({count} files {', '.join(READERS[name])})" for name, count in counts.items()]
+    counts = {}
+    for name, ends in READERS.items():
+        if first.lower().endswith(suffixes):
+            counts[name] = int(first.lower().endswith(ends))
+        else:
+            with cached(folder, name) as known:
+                counts[name] = sum(files.count(JOINT) + 1 for _, files in walk(folder, ends, known, first))
+    there = [name for name, count in counts.items() if count]
+    check_found(there, folder, "frames and no video files", suffixes, "convert what is there")
+    if len(there) > 1:
+        told = [f"data.reader={name} ({counts[name]} files {', '.join(READERS[name])})" for name in there]
         raise UserError(f"data root {root}: holds files of several kinds; choose one: {' or '.join(told)}")
-    return counts.most_common(1)[0][0]
+    return there[0]
 
 
 def opened(name: str, root: str, list: str | None = None) -> VideoReader:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ THREADS = 8
 
 
 class Video(NamedTuple):
-    """One file.  frames: their number.  fps: frames a second.  start, seconds: time of the first frame, and duration.
+    """One file.  frames: their number.  fps: frames a second.  start: time of the first frame in seconds.
 
     width, height: as shown, after `rotation` (degrees, anticlockwise).  times [frames]: the time of every frame in
     seconds where the frames are not evenly spaced (a variable frame rate), else None.  remark: why the file may be
@@ -50,7 +50,6 @@ class Video(NamedTuple):
     frames: int
     fps: float
     start: float
-    seconds: float
     width: int
     height: int
     rotation: int
@@ -148,6 +147,7 @@ def decode(path: str, video: Video, wanted: Collection[int]) -> Iterator[tuple[i
     wanted: numbers of frames.  Raises UnreadableFrame where one is damaged or missing, and the errors of PyAV.
     """
     earliest = min(wanted)
+    end: tuple[float, Any] = (math.inf, None)
     lost = lambda i: UnreadableFrame(path, f"frame {i} of {video.frames} is missing: the file changed or is damaged")
     # Evenly spaced frames may be up to a quarter of a frame late: the seek must not miss a key frame that is.
     first = video.time(earliest) + (0.25 / video.fps if video.times is None else 0)
@@ -157,12 +157,12 @@ def decode(path: str, video: Video, wanted: Collection[int]) -> Iterator[tuple[i
                 with suppress(av.FFmpegError):  # the stream of a camera, without a container
                     container.seek(round(max(video.start, first - back) / stream.time_base), stream=stream)
             frames = _numbered(container, stream, video, wanted, None if back is not None else -1)
-            number, frame = next(frames, (math.inf, None))
+            number, frame = next(frames, end)
             if number > earliest:  # decoding started behind the earliest frame
                 continue
             for place in sorted(wanted):
                 while number < place:
-                    number, frame = next(frames, (math.inf, None))
+                    number, frame = next(frames, end)
                 if number > place:
                     raise lost(place)
                 if frame.is_corrupt:
@@ -248,19 +248,18 @@ def examine(path: str, part: bool = False) -> Video:
         frame = next(container.decode(stream), None)
     if frame is None:
         raise UnreadableFrame(path, "its first frame cannot be decoded" if stamps else "holds no frame")
-    if set(stamps) == {None}:  # no container
+    if set(stamps) == {None}:
         stamps, tick = [*range(len(stamps))], 1 / rate
     if None in stamps:
         raise UnreadableFrame(path, "has frames without a time")
     times = np.unique(stamps) * float(tick)
     fps = rate if len(times) == 1 else (len(times) - 1) / float(times[-1] - times[0])
-    seconds = float(times[-1] - times[0] + 1 / fps)
-    if not remark and seconds < 0.9 * length - 1:
-        remark = f"has no picture after {seconds:.1f} s of {length:.1f} s: it may break off there"
+    if not remark and len(times) / fps < 0.9 * length - 1:
+        remark = f"has no picture after {len(times) / fps:.1f} s of {length:.1f} s: it may break off there"
     uneven = np.abs((times - times[0]) * fps - np.arange(len(times))).max() >= 0.25
     sides = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
     spaced = times.round(6) if uneven else None
-    return Video(len(times), fps, float(times[0]), seconds, *sides, frame.rotation % 360, spaced, remark)
+    return Video(len(times), fps, float(times[0]), *sides, frame.rotation % 360, spaced, remark)
 
 
 def build(root: Path, names: list[str], known: dict) -> dict[str, Video | str]:

@@ -1,4 +1,4 @@
-"""What the page does: from what is pressed and drawn in it to what it shows.
+"""The handlers of the page: they take clicks and drawings, and return what the page shows next.
 
 Legend: h w pixels of the picture that the page shows.
 """
@@ -21,15 +21,16 @@ from datasets.own_video import OwnVideo
 from labelprop import Tracker
 from launch.page.session import Session, Work, shrunk
 
-#: longer sides that frames are tracked at, by name: the default of CPUs, that of GPUs, and others
+#: {label: longest side in pixels at which frames are tracked, None = the video's own}; the first is the default on a
+#: CPU, the second on a GPU
 SIZES = {"480 px, quick": 480, "854 px, as DAVIS has": 854, "1280 px": 1280, "the video's own": None}
-#: seconds between two pictures of a video that is being followed
+#: seconds between two updates of the page during work
 PERIOD = 0.15
 
 
 @contextmanager
 def told():
-    """A UserError is shown in the page."""
+    """Inside, a UserError becomes a message in the page."""
     try:
         yield
     except UserError as error:
@@ -37,9 +38,9 @@ def told():
 
 
 class Page:
-    """Handlers of the page's events.  Every page that is open has a session of its own, below `folder`.
+    """Handlers of the page's events.  Every open page has a session of its own, below `folder`.
 
-    extractor, key, device: as for Tracker.  paths: videos of this machine may be opened by their path.
+    extractor, key, device: as for Tracker.  paths: whether videos of this machine can be opened by their path.
     """
 
     def __init__(self, extractor, folder: Path, key: str | None = None, device: str = "auto", paths: bool = True):
@@ -57,7 +58,7 @@ class Page:
         return self.sessions[name]
 
     def opened(self, request: gr.Request) -> Session:
-        """The page's session, which must have a video."""
+        """The page's session.  Raises UserError where no video is open."""
         session = self.session(request)
         if session.video is None:
             raise UserError("there is no video yet: open one first")
@@ -68,7 +69,7 @@ class Page:
             session.close()
 
     def upload(self, path: str, request: gr.Request):
-        """Open a file that was uploaded; it is moved into the session's folder."""
+        """Open an uploaded file; it is moved into the session's folder."""
         session = self.session(request)
         place = session.folder / "upload" / str(time.monotonic_ns()) / Path(path).name
         place.parent.mkdir(parents=True)
@@ -102,14 +103,14 @@ class Page:
             return picture(t, *self.opened(request).shown(t))
 
     def drawn(self, event: gr.EventData, request: gr.Request):
-        """Keep what was drawn."""
+        """Keep the drawing."""
         with told():
             runs = np.array([run.split("*") for run in event.ids.split()], int)
             session = self.opened(request)
             session.draw(event.t, np.repeat(runs[:, 0], runs[:, 1]).astype(np.uint8).reshape(event.h, event.w))
 
     def boxed(self, event: gr.EventData, request: gr.Request):
-        """-> picture, with the object that was found in a box"""
+        """-> picture, with the object that GrabCut found in the box"""
         with told():
             session = self.opened(request)
             try:
@@ -119,7 +120,7 @@ class Page:
             return picture(event.t, *session.shown(event.t))
 
     def follow(self, t: int, size: str, request: gr.Request) -> Iterator:
-        """-> picture, slider, status, files, again and again until the end"""
+        """Yield (picture, slider, status, files) until the work ends."""
         with told():
             session = self.opened(request)
             video = session.video
@@ -128,7 +129,7 @@ class Page:
                 if work.latest and session.video is video:
                     t, frame, ids = work.latest
                     yield picture(t, *shrunk(frame, ids), drawable=False), t, status, *files(session)
-            if session.video is not video:  # another one was opened meanwhile
+            if session.video is not video:  # the user opened another video meanwhile
                 return
             t = work.latest[0] if work.latest else t
             ended = "Followed to the end" if work.done == work.total else "Stopped"
@@ -139,7 +140,7 @@ class Page:
                 yield from ((gr.skip(), gr.skip(), *rest) for rest in self.write(request))
 
     def write(self, request: gr.Request) -> Iterator:
-        """-> status, files, again and again until the end"""
+        """Yield (status, files) until the work ends."""
         with told():
             session = self.opened(request)
             work = session.begin("Writing the files", session.write(), len(session.masked()))
@@ -154,7 +155,7 @@ class Page:
 
 
 def watched(work: Work) -> Iterator[str]:
-    """The status of work now and then, until it ends."""
+    """Yield the status of the work every PERIOD seconds until it ends."""
     while work.is_alive():
         work.join(PERIOD)
         rate = work.rate()
@@ -168,7 +169,7 @@ def clock(seconds: float) -> str:
 
 
 def picture(t: int, frame: np.ndarray, ids: np.ndarray, drawable: bool = True) -> dict:
-    """What canvas.js shows: a frame and its mask, uint8 RGB [h,w,3] and ids uint8 [h,w]."""
+    """The value of canvas.js: a frame, uint8 RGB [h,w,3], and its mask, ids uint8 [h,w]."""
     flat = ids.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=-1))
     counts = np.diff(starts, append=len(flat))
@@ -186,7 +187,7 @@ def picture(t: int, frame: np.ndarray, ids: np.ndarray, drawable: bool = True) -
 
 
 def files(session: Session):
-    """Updates of the film and of the two buttons."""
+    """Updates of the film and of the two download buttons."""
     out = session.written
     film, masks = (out and out / name for name in ("overlay.mp4", "masks.zip"))
     buttons = (gr.DownloadButton(value=path, interactive=out is not None) for path in (masks, film))

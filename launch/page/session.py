@@ -1,6 +1,6 @@
-"""What a person works on in the page: one video, the masks that were drawn, the masks that were computed.
+"""The state of an open page: one video, the masks that were drawn, and the masks that were computed.
 
-Masks lie in one folder on disk, so that memory does not depend on the video's length.
+Masks are kept in files, so that memory does not depend on the video's length.
 Legend: t frame index, H W pixels of the video, h w pixels of the picture that the page shows.
 """
 
@@ -23,17 +23,18 @@ from labelprop import Tracker
 from labelprop.follow import carried, corrected
 from labelprop.readout import nearest
 
-#: longer sides of a frame are shrunk to this in the page
+#: the longest side in pixels of a frame in the page
 SHOWN_PX = 960
-#: of each frame, the whole mask; and the objects that were drawn in it, for when it is followed from earlier frames
+#: "masks" holds the whole mask of a frame, "drawn" the objects that were drawn in it: they replace the computed ones
+#: when the objects are followed from an earlier frame
 KINDS = ("masks", "drawn")
 
 
 class Session:
-    """One video, and one piece of work on it at a time.
+    """One video, and at most one piece of work on it at a time.
 
-    folder: belongs to the session; `close` removes it.  written: the folder with overlay.mp4 and masks.zip, or None
-    where there are none, or none that are up to date.
+    folder: belongs to the session; `close` removes it.  written: the folder of overlay.mp4 and masks.zip, None where
+    they do not exist or are out of date.
     """
 
     def __init__(self, folder: Path):
@@ -42,14 +43,14 @@ class Session:
         self.written: Path | None = None
 
     def open(self, video) -> None:
-        """Take another video; what was drawn and computed for the one before is removed."""
+        """Take another video; the masks and files of the one before are removed."""
         self.stop()
         for kind in (*KINDS, "files"):
             shutil.rmtree(self.folder / kind, ignore_errors=True)
         self.video, self.written = video, None
 
     def begin(self, name: str, steps: Iterator, total: int) -> "Work":
-        """Let a thread run through `follow` or `write`.  Raises UserError while another piece of work is not done."""
+        """Run through `follow` or `write` in a thread.  Raises UserError while other work goes on."""
         if self.busy():
             raise UserError(f"{self.work.name} is still going on: wait for its end, or press Stop")
         self.work = Work(name, steps, total)
@@ -60,7 +61,7 @@ class Session:
         return self.work is not None and self.work.is_alive()
 
     def stop(self) -> None:
-        """End the work, if there is any, and wait for its end."""
+        """Stop the work, if there is any, and wait until it has ended."""
         if self.work:
             self.work.stopped = True
             self.work.join()
@@ -70,7 +71,7 @@ class Session:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ids(self, t: int) -> np.ndarray:
-        """The mask of a frame, uint8 [H,W]; empty where nothing was drawn or computed."""
+        """The mask of a frame, uint8 [H,W]; all 0 where nothing was drawn or computed."""
         path = self._mask(t)
         return read_ids(path) if path else np.zeros(self.video.size, np.uint8)
 
@@ -79,7 +80,7 @@ class Session:
         return shrunk(self.video.frame(t).pixels, self.ids(t))
 
     def draw(self, t: int, ids: np.ndarray) -> None:
-        """Make ids uint8 [h,w] the mask of frame t.  Pixels that are as the page showed them stay as they are."""
+        """Make ids uint8 [h,w] the mask of frame t.  Pixels that the user did not change keep their ids."""
         self.written, before = None, self.ids(t)
         changed = nearest(nearest(before, ids.shape) != ids, before.shape)
         after = np.where(changed, nearest(ids, before.shape), before)
@@ -93,7 +94,7 @@ class Session:
                 self._path(kind, t).unlink(missing_ok=True)
 
     def box(self, t: int, id: int, box: tuple[int, int, int, int]) -> None:
-        """Draw object id at frame t by a box (x, y, w, h) [h,w]: GrabCut finds its mask; other objects keep theirs."""
+        """Draw object id at frame t: GrabCut finds it in a box (x, y, w, h) [h,w].  Other objects keep their masks."""
         frame, ids = self.shown(t)
         found = grabcut(frame, {id: box}) == id
         ids[ids == id] = 0
@@ -101,10 +102,10 @@ class Session:
         self.draw(t, ids)
 
     def follow(self, tracker: Tracker, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Carry the mask of frame `start` to the video's end -> (t, frame, ids) of every frame; masks go to disk.
+        """Follow the objects of frame `start` to the video's end, and write all masks.  Yields (t, frame, ids).
 
-        Masks of earlier frames stay.  Objects that were drawn at later frames join, or are corrected, there.  Raises
-        UserError where the mask is empty.
+        Masks of earlier frames stay.  Objects that were drawn at later frames are added, or corrected, there.  Raises
+        UserError where the mask of frame `start` is empty.
         """
         given = {0: self.ids(start)}
         if not given[0].any():
@@ -121,17 +122,17 @@ class Session:
                 yield frame.number, frame.pixels, ids
 
     def masked(self) -> list[int]:
-        """The frames that have a mask, and those between them."""
+        """The numbers of the frames from the first to the last that has a mask."""
         there = [int(path.stem) for kind in KINDS for path in self._files(kind)]
         return [*range(min(there), max(there) + 1)] if there else []
 
     def write(self) -> Iterator[None]:
-        """Write overlay.mp4 and masks.zip of every frame in `masked`, one a step."""
+        """Write overlay.mp4 and masks.zip of the frames in `masked`.  Yields after every frame."""
         frames = self.masked()
         if not frames:
             raise UserError("there is no mask to write: draw the objects and follow them first")
         shutil.rmtree(self.folder / "files", ignore_errors=True)
-        out = self.folder / "files" / str(time.monotonic_ns())  # a browser keeps what had the same name
+        out = self.folder / "files" / str(time.monotonic_ns())  # browsers keep files by name
         with (
             mp4(out / "overlay.mp4", self.video.fps) as add,
             replacing(out / "masks.zip") as part,
@@ -145,7 +146,7 @@ class Session:
         self.written = out
 
     def _mask(self, t):
-        """The file with the mask of a frame, or None."""
+        """The file of a frame's mask, None = no mask."""
         return next((path for kind in KINDS if (path := self._path(kind, t)).exists()), None)
 
     def _path(self, kind, t):
@@ -156,7 +157,7 @@ class Session:
 
 
 class Work(threading.Thread):
-    """Runs through steps in the background.  latest: what the last step gave; error: the exception that ended it."""
+    """Runs through steps in the background.  latest: the last step's result; error: the exception that ended it."""
 
     def __init__(self, name: str, steps: Iterator, total: int):
         super().__init__(name=name, daemon=True)
@@ -171,7 +172,7 @@ class Work(threading.Thread):
                     self.latest, self.done = latest, self.done + 1
                     if self.stopped:
                         return
-        except Exception as error:  # is for the page to tell
+        except Exception as error:  # the page shows it
             self.error = error
 
     def rate(self) -> float:
@@ -180,6 +181,6 @@ class Work(threading.Thread):
 
 
 def shrunk(frame: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A frame and its ids with sides of at most SHOWN_PX."""
+    """A frame and its ids, made smaller where a side exceeds SHOWN_PX."""
     frame = fitted(frame, SHOWN_PX)
     return frame, nearest(ids, frame.shape[:2])
