@@ -96,21 +96,22 @@ class OwnVideo:
             yield Frame(number, path.stem, number / self.fps, read_frame(path))
 
     def _of_file(self, numbers):
-        with self._told() as videos, closing(videos.decode(str(self.path), self._info, numbers)) as decoded:
+        advice = "; --end N takes the frames before frame N"
+        with self._told(advice) as videos, closing(videos.decode(str(self.path), self._info, numbers)) as decoded:
             for number, pixels in decoded:
                 yield Frame(number, f"{number:05d}", self._info.time(number) - self._info.start, pixels)
         if self._mark() != self.mark:
             raise UserError(f"{self.path}: changed while it was read; start again when the file is complete")
 
     @contextmanager
-    def _told(self):
+    def _told(self, advice=""):
         """Inside, the errors of a video file become UserErrors."""
         from datasets.readers import videos  # needs a package that folders of frames do without
 
         try:
             yield videos
         except (UnreadableFrame, videos.av.FFmpegError, OSError) as error:
-            raise UserError(f"{self.path}: cannot be read: {videos.reason(error)}") from None
+            raise UserError(f"{self.path}: cannot be read: {videos.reason(error)}{advice}") from None
 
 
 def mask_at(text: str) -> tuple[int | None, str]:
