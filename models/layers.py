@@ -3,6 +3,10 @@
 Legend: B images, T frames, D channels, H W pixels, h w cells, P = h * w, n chosen cells.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,6 +33,17 @@ def gather_cells(maps_BDhw, index_Bn):
     """The vectors [B,n,D] of maps at flat cell indices (row * w + column)."""
     flat_BPD = maps_BDhw.flatten(2).transpose(1, 2)
     return torch.gather(flat_BPD, 1, index_Bn[..., None].expand(-1, -1, flat_BPD.shape[-1]))
+
+
+@contextmanager
+def seeded(rng: np.random.Generator) -> Iterator[None]:
+    """Inside, torch's global generator, from which torchvision draws, is seeded for one sample by `rng`.
+
+    So the sample does not depend on the number of workers and on other draws of the process.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**63)))
+        yield
 
 
 def sheet(rows):

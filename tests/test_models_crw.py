@@ -13,7 +13,7 @@ from core.schema import as_plain
 from datasets.clip import sample_frames
 from models.backbones.resnet import Backbone
 from models.methods import crw
-from models.methods.crw_pictures import walk_of_one
+from models.methods.crw import walk_of_one
 from models.published import recognised
 from tests.filling import state
 from tests.small import crw_config

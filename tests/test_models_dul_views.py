@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from core.augment import MEAN_COLOUR, normalise
 from core.schema import Clip
 from datasets.clip import sample_frames
-from models.methods.dul_views import Draws, Views
+from models.methods.dul import Draws, Views
 
 
 def config(crop_px=32, resize_px=(40, 48), random_crop=True, flip=0.5, zoom=(0.5, 1.0)):

@@ -11,7 +11,7 @@ from core.augment import normalise
 from core.errors import UserError
 from core.schedule import Progress
 from core.schema import Optim
-from models.methods import ino, ino_views
+from models.methods import ino
 from models.methods.ino_losses import (
     Temperatures,
     frame_means,
@@ -241,7 +241,7 @@ FRAMES = [np.random.default_rng(t).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
 def test_views_have_their_sizes_and_depend_on_the_seed_alone():
-    views = ino_views.Views(ino_config())
+    views = ino.Views(ino_config())
     first = views(FRAMES, np.random.default_rng(7))
     state = torch.get_rng_state()
     torch.rand(3)
@@ -263,7 +263,7 @@ def test_views_have_their_sizes_and_depend_on_the_seed_alone():
 def test_global_crops_keep_their_share_of_the_frame_and_its_colours():
     y, x = np.mgrid[0:200, 0:240]
     frame = np.stack([y, x, np.full_like(y, 90)], axis=-1).astype(np.uint8)
-    views = ino_views.Views(ino_config(local_crops=1))
+    views = ino.Views(ino_config(local_crops=1))
     shares = []
     for seed in range(30):
         crop = views([frame, frame], np.random.default_rng(seed))["global"][0].float()
@@ -276,7 +276,7 @@ def test_global_crops_keep_their_share_of_the_frame_and_its_colours():
 def test_local_crops_are_flipped_recoloured_and_greyed_as_often_as_said():
     y, x = np.mgrid[0:96, 0:128]
     frame = np.stack([80 + x // 2, 90 + y // 2, np.full_like(x, 60)], axis=-1).astype(np.uint8)
-    views = ino_views.Views(ino_config(local_crops=100))
+    views = ino.Views(ino_config(local_crops=100))
     crops = views([frame, frame], np.random.default_rng(0))["local"].float().flatten(0, 1)
     grey = (crops[:, 0] - crops[:, 2]).abs().flatten(1).amax(1) <= 1
     flipped = (crops[:, 0, :, -1] - crops[:, 0, :, 0]).mean(1) < 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.backbones.vit import Backbone
-from models.methods.ino_head import Head
+from models.methods.ino import Head
 from tests.filling import fill, images
 
 

@@ -4,6 +4,8 @@ Modules have the names of DINO's and INO's published weights, which therefore lo
 Legend: B images, D channels, N patches, h w patches per side, L = 1 + N tokens (class token first).
 """
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -32,7 +34,9 @@ class Backbone(nn.Module):
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(1, 1, self.channels))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, self.channels))
-        self.patch_embed = PatchEmbedding(patch, self.channels)
+        # Pixels at the lower and right edge that do not fill a patch are left out.
+        embedding = nn.Conv2d(3, self.channels, kernel_size=patch, stride=patch)
+        self.patch_embed = nn.Sequential(OrderedDict(proj=embedding))
         rates = [drop_path * n / (DEPTH - 1) for n in range(DEPTH)]
         self.blocks = nn.ModuleList(Block(self.channels, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(self.channels, eps=1e-6)
@@ -103,17 +107,6 @@ class ViT(Extractor):
         return self.backbone.stride
 
 
-class PatchEmbedding(nn.Module):
-    """[B,3,H,W] -> [B,D,h,w]; pixels at the lower and right edge that do not fill a patch are left out."""
-
-    def __init__(self, patch, channels):
-        super().__init__()
-        self.proj = nn.Conv2d(3, channels, kernel_size=patch, stride=patch)
-
-    def forward(self, images):
-        return self.proj(images)
-
-
 class Block(nn.Module):
     """Attention and MLP, each with a LayerNorm before it and a shortcut around it.  [B,L,D] -> [B,L,D]."""
 
@@ -122,7 +115,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attn = Attention(channels, heads)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = Mlp(channels)
+        wide, narrow = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.mlp = nn.Sequential(OrderedDict(fc1=wide, act=nn.GELU(), fc2=narrow))
         self.drop_path = drop_path
 
     def forward(self, x):
@@ -153,15 +147,3 @@ class Attention(nn.Module):
     def forward(self, x):
         query, key, value = self.split(x)
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class Mlp(nn.Module):
-    """Linear to 4 D, GELU, linear back."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
-
-    def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x)))

@@ -12,19 +12,21 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from core.augment import normalise
 from core.errors import UserError
 from core.schema import Section, above, at_least, below_one, span
 from models.backbones.resnet import CHANNELS, Backbone, ReflectResNet
 from models.extractor import unit
+from models.layers import seeded, sheet, tiled
 from models.method import Losses
 from models.method import Method as BaseMethod
-from models.methods.crw_pictures import walk_of_one
-from models.methods.crw_views import Views
 
-__all__ = ["Config", "Method", "Views", "steps", "walks"]
-
+# width / height of the crop of a frame, and of a patch
+CROP_RATIO, PATCH_RATIO = (0.7, 1.3), (3 / 4, 4 / 3)
+#: side of a patch in TensorBoard's picture
+PICTURE_PX = 32
 # Mean and deviation of training, also for tracking with networks trained here; the authors track with ImageNet's.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -51,6 +53,29 @@ class Config(Section):
     def check(self):
         spare = self.crop_px - self.patch_px
         self.require("stride_px", self.stride_px <= spare, f"at most method.crop_px - method.patch_px = {spare}")
+
+
+class Views:
+    """clip -> {"patches" uint8 [T,N,3,p,p]}: an overlapping grid, row by row; every crop drawn on its own.
+
+    The crop of each patch, a little smaller than the patch, keeps the network from telling patches by their place.
+    """
+
+    def __init__(self, config: Config):
+        self.patch_px, self.stride_px = config.patch_px, config.stride_px
+        self.crop = v2.RandomResizedCrop(config.crop_px, config.crop_area, CROP_RATIO)
+        self.jitter = v2.RandomResizedCrop(config.patch_px, config.patch_area, PATCH_RATIO)
+
+    def __call__(self, frames, rng):
+        with seeded(rng):
+            return {"patches": torch.stack([self._patches(torch.from_numpy(f).permute(2, 0, 1)) for f in frames])}
+
+    def _patches(self, pixels):
+        """[3,H,W] -> [N,3,p,p]."""
+        grid = self.crop(pixels)
+        for axis in (1, 2):
+            grid = grid.unfold(axis, self.patch_px, self.stride_px)
+        return torch.stack([self.jitter(patch) for patch in grid.flatten(1, 2).unbind(1)])
 
 
 class Method(BaseMethod):
@@ -124,3 +149,24 @@ def walks(there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         losses.append(F.cross_entropy(ends, start))
         returned.append((ends.argmax(-1) == start).float().mean())
     return torch.stack(losses), torch.stack(returned)
+
+
+def walk_of_one(patches, there, back):
+    """A clip and the walk from the node in the middle of its first frame, as a sheet.  -> uint8 [3, rows, columns].
+
+    patches: uint8 [T,N,3,p,p]; there, back [T-1,N,N]: as `steps` gives them, of one clip.  The sheet has a column for
+    each of the T frames.  Rows: the patches (the start has a white border); where the walk is on its way there
+    (brightest = likeliest), from left to right; where it is on its way back, from right to left, so that the start
+    should be brightest in the first column.
+    """
+    T, N = patches.shape[:2]
+    start = N // 2
+    chances = [torch.eye(N, device=there.device)[start]]
+    for step in [*there, *back.flip(0)]:
+        chances.append(chances[-1] @ step)
+    out, home = torch.stack(chances[:T]), torch.stack(chances[T - 1 :]).flip(0)
+    photo = F.interpolate(patches.flatten(0, 1).float() / 255, size=(PICTURE_PX, PICTURE_PX)).unflatten(0, (T, N))
+    light = lambda chance_TN: (0.2 + 0.8 * chance_TN / chance_TN.amax(1, keepdim=True))[..., None, None, None]
+    rows = [photo, photo * light(out), photo * light(home)]
+    photo[0, start] = F.pad(photo[0, start, :, 2:-2, 2:-2], (2, 2, 2, 2), value=1.0)
+    return sheet(tiled(row, round(N**0.5)) for row in rows)

@@ -4,27 +4,24 @@ A network learns from raw video by self-training.  Each cell of a clip is assign
 a grid in the clip's first frame.  The assignment in the transformed view is the label of the cell in the plain view.
 
 Legend: B clips, T frames, D channels, h w cells, N anchors a clip, C anchors of all clips, m cells of the cross-view
-term.
+term, c = crop_px, the side of both views.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from core import distributed
-from core.augment import normalise
+from core.augment import crop, flip, normalise, resize, short_side_size, theta_flip_zoom
 from core.schema import Section, above, at_least, between, multiple_of, span
 from models.backbones.resnet import STRIDE, ResNet
 from models.extractor import unit
-from models.layers import gather_cells, warp
+from models.layers import gather_cells, sheet, warp
 from models.method import Losses
 from models.method import Method as BaseMethod
-from models.methods.dul_pictures import training_sample
-from models.methods.dul_views import Views
-
-__all__ = ["Config", "Method", "Views", "dul_losses"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,73 @@ class Config(Section):
         cells = self.crop_px // STRIDE
         for key in ("anchor_grid", "cross_grid"):
             self.require(key, getattr(self, key) <= cells, f"at most method.crop_px / {STRIDE} = {cells}")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws for one clip, the same for all its frames; lengths are in pixels.
+
+    height, width: size that the frames are resized to.  top, left: corner of the crop there, negative where the frame
+    is smaller than the crop.  flip: both views are flipped.  zoom_flip, zoom (share of the side), zoom_top, zoom_left:
+    the flip and the crop that turn the plain view into the transformed view.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    flip: bool
+    zoom_flip: bool
+    zoom: float
+    zoom_top: int
+    zoom_left: int
+
+
+class Views:
+    """clip -> {"plain", "transformed" uint8 [T,3,c,c], "theta" [T,2,3]}.
+
+    grid_sample(plain, affine_grid(theta)) = transformed, up to interpolation.  Padding has the mean colour, which is 0
+    up to half a grey level when normalised.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def __call__(self, frames, rng):
+        return self.apply(frames, self.draw(rng, frames[0].shape[:2]))
+
+    def draw(self, rng, size):
+        """Draw for one clip.  size: (height, width) of the frames.  rng: numpy Generator."""
+        side, (low, high) = self.config.crop_px, self.config.resize_px
+        short = int(low + (high - low) * rng.random()) if high > low else low
+        height, width = short_side_size(*size, short)
+        top, left = (self._place(rng, extent) for extent in (height, width))
+        flipped, zoom_flipped = (rng.random() >= 1 - self.config.flip for _ in range(2))
+        zoom = rng.uniform(*self.config.zoom)
+        zoom_top, zoom_left = (int(rng.integers(0, side - int(zoom * side) + 1)) for _ in range(2))
+        return Draws(height, width, top, left, flipped, zoom_flipped, zoom, zoom_top, zoom_left)
+
+    def _place(self, rng, extent):
+        """The corner of the crop along an axis; a frame smaller than the crop lies anywhere inside the crop."""
+        spare = extent - self.config.crop_px
+        return int(rng.integers(min(0, spare), max(0, spare) + 1)) if self.config.random_crop else round(spare / 2)
+
+    def apply(self, frames, draws):
+        """The training sample of T frames, uint8 RGB [H,W,3], for given draws."""
+        side, zoom_px = self.config.crop_px, int(draws.zoom * self.config.crop_px)
+        plain = np.empty((len(frames), side, side, 3), np.uint8)
+        transformed = np.empty_like(plain)
+
+        for frame, plain_frame, transformed_frame in zip(frames, plain, transformed):
+            pixels = crop(resize(frame, draws.height, draws.width), draws.top, draws.left, side)
+            plain_frame[:] = flip(pixels) if draws.flip else pixels
+            pixels = flip(plain_frame) if draws.zoom_flip else plain_frame
+            corner = pixels[draws.zoom_top :, draws.zoom_left :]
+            transformed_frame[:] = resize(corner[:zoom_px, :zoom_px], side, side)
+
+        theta = theta_flip_zoom(draws.zoom_flip, draws.zoom, draws.zoom_top, draws.zoom_left, zoom_px, side)
+        plain, transformed = (torch.from_numpy(view).permute(0, 3, 1, 2).contiguous() for view in (plain, transformed))
+        return {"plain": plain, "transformed": transformed, "theta": theta.repeat(len(frames), 1, 1)}
 
 
 class Method(BaseMethod):
@@ -164,3 +228,48 @@ def _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, 
     targets = gather_cells(transformed_BTDhw[:, 0], reference_index_Bm).flatten(0, 1)
     own = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
     return F.cross_entropy(queries @ distributed.gather(targets).T / temperature, own)
+
+
+def training_sample(batch, logits, labels, anchor_index, grid):
+    """One clip as a sheet with a column for each frame.  -> uint8 [3, rows, columns].
+
+    batch: one clip as the loss gets it.  logits [T,hw,N], labels [T,hw]: as from dul.self_training.  grid: (h, w).
+    Rows: the plain view (anchors marked on frame 0); the transformed view; its pseudo labels; the prediction of the
+    plain view, warped onto it; and where labels and prediction disagree (white = the label has probability 0).
+    """
+    h, w = grid
+    size = batch["plain"].shape[-2:]
+    chance = logits.softmax(-1)
+    miss = 1 - chance.gather(-1, labels[..., None])[..., 0]
+    colours = _anchor_colours(anchor_index, h, w)
+    plain_photo, transformed_photo = (batch[view][0].float() / 255 for view in ("plain", "transformed"))
+    rows = [
+        _mark(plain_photo, anchor_index, h, w),
+        transformed_photo,
+        0.35 * transformed_photo + 0.65 * _cells(colours[labels], h, w, size),
+        _cells(colours[chance.argmax(-1)], h, w, size),
+        _cells(miss[..., None].expand(-1, -1, 3), h, w, size),
+    ]
+    return sheet(rows)
+
+
+def _anchor_colours(index, h, w):
+    """A colour [N,3] for each anchor by its place: red grows downwards, green to the right."""
+    row, column = index // w / max(h - 1, 1), index % w / max(w - 1, 1)
+    return torch.stack([row, column, 1 - (row + column) / 2], dim=-1).float()
+
+
+def _cells(values_TPC, h, w, size):
+    """The values of all P = h * w cells as pictures [T,C,*size]."""
+    maps = values_TPC.transpose(1, 2).unflatten(2, (h, w)).float()
+    return F.interpolate(maps, size=size, mode="nearest")
+
+
+def _mark(photo, index, h, w):
+    """The photo with a white square on every anchor of frame 0."""
+    photo = photo.clone()
+    step_y, step_x = photo.shape[-2] / h, photo.shape[-1] / w
+    for cell in index.tolist():
+        y, x = int((cell // w + 0.5) * step_y), int((cell % w + 0.5) * step_x)
+        photo[0, :, max(y - 2, 0) : y + 2, max(x - 2, 0) : x + 2] = 1.0
+    return photo

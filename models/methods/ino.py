@@ -11,21 +11,27 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms import v2
 
 from core import distributed, schedule
 from core.augment import normalise
 from core.errors import UserError
 from core.schema import Section, above, at_least, below_one, between, span
 from models.backbones.vit import DEPTH, Backbone, ViT
+from models.layers import initialise, seeded, sheet, tiled
 from models.method import Losses
 from models.method import Method as BaseMethod
 from models.methods import ino_losses
-from models.methods.ino_head import Head
-from models.methods.ino_pictures import training_sample
-from models.methods.ino_views import Views
 
-__all__ = ["Config", "Method", "Views"]
+# Probabilities and strengths of the changes to local crops; the order is flip, colours, grey, blur.
+FLIP, JITTER, GREY, BLUR = 0.5, 0.8, 0.2, 0.5
+COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+BLUR_SIGMA_PX = (0.1, 2.0)
+BLUR_KERNEL_PX = 13  # three of the largest sigmas to either side
+#: local crops in a row of TensorBoard's picture
+PER_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,69 @@ class Config(Section):
         for key in ("image_px", "global_px", "local_px"):
             whole = getattr(self, key) % self.patch == 0
             self.require(key, whole, f"a multiple of method.patch = {self.patch}")
+
+
+class Views:
+    """clip -> {"global" [T,3,g,g], "local" [T,L,3,l,l]}, uint8; every crop of every frame drawn on its own."""
+
+    def __init__(self, config: Config):
+        self.local_crops = config.local_crops
+        self.global_view = random_crop(config.global_px, config.global_area)
+        self.local_view = v2.Compose(
+            [
+                random_crop(config.local_px, config.local_area),
+                v2.RandomHorizontalFlip(FLIP),
+                v2.RandomApply([v2.ColorJitter(**COLOURS)], JITTER),
+                v2.RandomGrayscale(GREY),
+                v2.RandomApply([v2.GaussianBlur(BLUR_KERNEL_PX, BLUR_SIGMA_PX)], BLUR),
+            ]
+        )
+
+    def __call__(self, frames, rng):
+        with seeded(rng):
+            views = [self._frame(torch.from_numpy(frame).permute(2, 0, 1)) for frame in frames]
+        return {name: torch.stack([view[name] for view in views]) for name in ("global", "local")}
+
+    def _frame(self, pixels):
+        # Tensors take half the time of Pillow images, and torch's uint8 kernels antialias in the same way.
+        local = torch.stack([self.local_view(pixels) for _ in range(self.local_crops)])
+        return {"global": self.global_view(pixels), "local": local}
+
+
+def random_crop(side, area):
+    """A transform that crops a share in the range `area` of a frame, 3:4 to 4:3, and resizes it to side x side."""
+    cubic = v2.InterpolationMode.BICUBIC
+    return v2.RandomResizedCrop(side, scale=area, ratio=(3 / 4, 4 / 3), interpolation=cubic, antialias=True)
+
+
+class Head(nn.Module):
+    """[..,D] -> [..,K]: linear, GELU, linear, GELU, linear to the bottleneck, unit norm, `Directions`."""
+
+    def __init__(self, channels, hidden, bottleneck, outputs):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.apply(initialise)
+        self.last_layer = Directions(bottleneck, outputs)
+
+    def forward(self, x):
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+
+
+class Directions(nn.Module):
+    """Linear layer without bias whose rows have the length weight_g, fixed at 1; only weight_v is learnt.
+
+    Torch's weight_norm and the published weights have the same names.
+    """
+
+    def __init__(self, channels, outputs):
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=False)
+        self.weight_v = nn.Parameter(nn.Linear(channels, outputs, bias=False).weight.detach())
+
+    def forward(self, x):
+        return F.linear(x, F.normalize(self.weight_v, dim=1) * self.weight_g)
 
 
 class Network(nn.Module):
@@ -214,3 +283,32 @@ class Method(BaseMethod):
 def follow(teacher, student, keep):
     """teacher = keep * teacher + (1 - keep) * student, parameter by parameter."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - keep)
+
+
+def training_sample(clip, mask, looks):
+    """One clip as a sheet with a column for each frame.  -> uint8 [3, rows, columns].
+
+    clip: "global" [T,3,g,g], "local" [T,L,3,l,l], uint8.  mask: bool [N].  looks [T,heads,N]: attention of the
+    teacher's class token.  Rows: the global crop; the same crop with grey masked patches, as the student sees it; the
+    attention of the teacher's class token, mean over the heads (brightest = most); the local crops.
+    """
+    whole = clip["global"].float() / 255
+    cells, side = round(len(mask) ** 0.5), whole.shape[-1]
+    hidden = _enlarge(mask.float().view(1, 1, cells, cells), side)
+    looks = looks.float().mean(1)
+    looks = _enlarge((looks / looks.amax(1, keepdim=True)).view(-1, 1, cells, cells), side)
+    return sheet([whole, whole * (1 - hidden) + 0.5 * hidden, whole * (0.2 + 0.8 * looks), _small(clip["local"], side)])
+
+
+def _enlarge(maps, side):
+    return F.interpolate(maps, size=(side, side), mode="nearest")
+
+
+def _small(local, side):
+    """[T,L,3,l,l] -> [T,3,height,side]: PER_ROW crops in a row; places without a crop are black."""
+    T, L = local.shape[:2]
+    small = F.interpolate(local.flatten(0, 1).float() / 255, size=(side // PER_ROW,) * 2, mode="nearest")
+    pictures = small.new_zeros(T, L + -L % PER_ROW, 3, *small.shape[-2:])
+    pictures[:, :L] = small.unflatten(0, (T, L))
+    rows = tiled(pictures, PER_ROW)
+    return F.pad(rows, (0, side - rows.shape[-1]))
