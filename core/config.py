@@ -5,7 +5,6 @@ A mistake is a UserError that names file, key, value and what is allowed.
 
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from core import protocols, strict
@@ -14,18 +13,13 @@ from core.schema import RunConfig
 from core.suggest import suggestion
 
 
-def load(path: str | Path, methods: dict[str, type], overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in a YAML file, after `section.key=value` overrides.
-
-    methods: name -> dataclass of the section `method`.
-    """
-    return from_dict(strict.read(path), methods, overrides, source=str(path))
-
-
 def from_dict(
     mapping: dict[str, Any], methods: dict[str, type], overrides: Sequence[str] = (), source="configuration"
 ) -> RunConfig:
-    """As load, from a nested mapping, which a YAML file or a checkpoint holds.  source: its name in messages."""
+    """The configuration in a nested mapping, which a YAML file or a checkpoint holds.
+
+    methods: name -> class of the section `method`.  overrides: section.key=value.  source: its name in messages.
+    """
     try:
         mapping = strict.override(mapping, overrides, [field.name for field in fields(RunConfig)])
         section = mapping.get("method")
@@ -33,7 +27,7 @@ def from_dict(
         if not isinstance(name, str) or name not in methods or section is name:
             there = ", ".join(methods)
             raise UserError(f"method.name = {name!r}: must be one of {there}{suggestion(name, methods)}")
-        method = strict.build(methods[name], section, "method")
+        method = strict.build(methods[name], section)
         config = strict.build(RunConfig, {**mapping, "method": method})
         protocols.named(config.protocol, config.propagation)  # raises for changes that the protocol does not allow
         return config

@@ -24,7 +24,7 @@ def named(name: str, changes: Mapping[str, Any] | None = None) -> Propagation:
     """
     if name not in names():
         raise UserError(f"protocol = {name!r}: must be one of {', '.join(names())}{suggestion(name, names())}")
-    return strict.build(Propagation, {**strict.read(FOLDER / f"{name}.yaml"), **(changes or {})}, "propagation")
+    return strict.build(Propagation, {**strict.read(FOLDER / f"{name}.yaml"), **(changes or {})})
 
 
 def on(dataset: str | None, name: str) -> str:

@@ -1,76 +1,15 @@
-"""The sections of a configuration as frozen values that check themselves.
+"""The sections of a configuration.
 
 Limits stand beside the fields.  What a paper states has no default here: a configuration that leaves it out is
 refused.  The section `method` is described by the method's own module.
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from core.errors import UserError
-
-
-class Limit(NamedTuple):
-    """What a number may be: `holds` decides, `allowed` says it in words."""
-
-    allowed: str
-    holds: Any
-
-
-def at_least(least: float) -> Limit:
-    return Limit(f"{least} or more", lambda value: value >= least)
-
-
-def above(bound: float) -> Limit:
-    return Limit(f"above {bound}", lambda value: value > bound)
-
-
-def between(low: float, high: float) -> Limit:
-    return Limit(f"between {low} and {high}", lambda value: low <= value <= high)
-
-
-def below_one() -> Limit:
-    return Limit("0 or more and below 1", lambda value: 0 <= value < 1)
-
-
-def span(low: float, high: float) -> Limit:
-    """A range [a, b] inside low..high; 0 is left out where low is 0."""
-    sign = "<" if low == 0 else "<="
-    holds = lambda pair: low <= pair[0] <= pair[1] <= high and pair[0] != 0
-    return Limit(f"[low, high] with {low} {sign} low <= high <= {high}", holds)
-
-
-def multiple_of(unit: int, least: int) -> Limit:
-    return Limit(f"a multiple of {unit}, {least} or more", lambda value: value % unit == 0 and value >= least)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a configuration.  Raises UserError naming key, value and what is allowed.
-
-    Subclasses put limits into Annotated[...], from which None is exempt, and choices into Literal[...].  What concerns
-    several keys stands in `check`.
-    """
-
-    def __post_init__(self):
-        for key, hint in get_type_hints(type(self), include_extras=True).items():
-            for limit in getattr(hint, "__metadata__", ()):
-                value = getattr(self, key)
-                self.require(key, value is None or limit.holds(value), limit.allowed)
-            if get_origin(hint) is Literal:
-                allowed = get_args(hint)
-                self.require(key, getattr(self, key) in allowed, f"one of {', '.join(map(repr, allowed))}")
-        self.check()
-
-    def check(self) -> None:
-        """What the limits of single keys cannot say."""
-
-    def require(self, key: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            name = type(self).__name__.lower()
-            section = "method" if name == "config" else name  # every method calls its section Config
-            raise UserError(f"{section}.{key} = {getattr(self, key)!r}: must be {allowed}")
+from core.strict import Section, above, at_least, below_one, between
 
 
 @dataclass(frozen=True)
@@ -261,7 +200,7 @@ class Log(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Section):
     """One run: a YAML file of configs/ with what it is based on.
 
     method: the Config of one of models.methods.  protocol: a file of configs/protocols, how masks are propagated;
@@ -277,11 +216,7 @@ class RunConfig:
     protocol: str
     propagation: dict[str, Any] = field(default_factory=dict)
     log: Log = field(default_factory=Log)
-    seed: int = 0
-
-    def __post_init__(self):
-        if not 0 <= self.seed < 1 << 32:
-            raise UserError(f"seed = {self.seed}: must be between 0 and {(1 << 32) - 1}")
+    seed: Annotated[int, between(0, (1 << 32) - 1)] = 0
 
     @property
     def base_lr(self) -> float:
@@ -292,10 +227,4 @@ class RunConfig:
 
 def as_plain(config) -> dict[str, Any]:
     """A configuration -> plain dicts, lists and scalars, which core.config.from_dict turns into an equal one."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(v) for key, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    return plain(dataclasses.asdict(config))
+    return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -1,16 +1,18 @@
-"""Strict YAML -> dataclasses.
+"""Strict YAML -> sections, frozen dataclasses that check themselves.
 
-A file with `base: NAME` changes and adds to the keys of NAME.yaml beside it.  An unknown key, a missing key or a wrong
-type is a UserError that names key, value and what is allowed.
+A file with `base: NAME` changes and adds to the keys of NAME.yaml beside it.  An unknown key, a missing key, a wrong
+type or a value beyond its limit is a UserError that names key, value and what is allowed.
 """
 
 import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -126,75 +128,126 @@ def override(mapping: dict[str, Any], overrides: Sequence[str], sections: Sequen
     return mapping
 
 
-def build(cls, mapping, where=""):
-    """An instance of the dataclass cls from a mapping; where: dotted path of the section in messages, "" at the top."""
-    dot = f"{where}." if where else ""
-    if not isinstance(mapping, dict):
-        raise UserError(f"{where} = {_shown(mapping)}: must be a section with keys")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+class Limit(NamedTuple):
+    """What a value may be: `holds` decides, `allowed` says it in words."""
+
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: float) -> Limit:
+    return Limit(f"{least} or more", lambda value: value >= least)
+
+
+def above(bound: float) -> Limit:
+    return Limit(f"above {bound}", lambda value: value > bound)
+
+
+def between(low: float, high: float) -> Limit:
+    return Limit(f"between {low} and {high}", lambda value: low <= value <= high)
+
+
+def below_one() -> Limit:
+    return Limit("0 or more and below 1", lambda value: 0 <= value < 1)
+
+
+def span(low: float, high: float) -> Limit:
+    """A range [a, b] inside low..high; 0 is left out where low is 0."""
+    sign = "<" if low == 0 else "<="
+    holds = lambda pair: low <= pair[0] <= pair[1] <= high and pair[0] != 0
+    return Limit(f"[low, high] with {low} {sign} low <= high <= {high}", holds)
+
+
+def multiple_of(unit: int, least: int) -> Limit:
+    return Limit(f"a multiple of {unit}, {least} or more", lambda value: value % unit == 0 and value >= least)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a configuration, a frozen value.  Raises UserError naming key, value and what is allowed.
+
+    Values become what their field's type says: lists tuples, whole numbers floats, mappings sections.  Subclasses put
+    limits into Annotated[...], from which None is exempt, and choices into Literal[...].  What concerns several keys
+    stands in `check`.
+    """
+
+    def __post_init__(self):
+        for key, kind in typing.get_type_hints(type(self), include_extras=True).items():
+            object.__setattr__(self, key, _value(kind, getattr(self, key), self.path(key)))
+        self.check()
+
+    def check(self) -> None:
+        """What the limits of single keys cannot say."""
+
+    def require(self, key: str, holds: bool, allowed: str) -> None:
+        _require(holds, self.path(key), getattr(self, key), allowed)
+
+    @classmethod
+    def path(cls, key: str = "") -> str:
+        """The name of a key in messages, "section.key"; without a key, that of the section."""
+        name = cls.__name__.lower()
+        name = {"config": "method", "runconfig": ""}.get(name, name)  # every method calls its section Config
+        return ".".join(filter(None, (name, key)))
+
+
+def build(cls: type[Section], mapping: Any) -> Any:
+    """An instance of a Section from a mapping.  Raises UserError for unknown and missing keys, and as Section does."""
+    _require(isinstance(mapping, dict), cls.path(), mapping, "a section with keys")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in mapping:
         if key not in fields:
-            allowed = ", ".join(fields)
-            raise UserError(f"{dot}{key}: unknown key{suggestion(key, fields)}; allowed: {allowed}")
-    hints = typing.get_type_hints(cls)
-    values = {}
+            near = suggestion(key, fields)
+            raise UserError(f"{cls.path(str(key))}: unknown key{near}; allowed: {', '.join(fields)}")
     for name, field in fields.items():
-        if name in mapping:
-            values[name] = _value(hints[name], mapping[name], dot + name)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{dot}{name}: missing, and it has no default; add it")
-    return cls(**values)
+        if name not in mapping and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{cls.path(name)}: missing, and it has no default; add it")
+    return cls(**mapping)
 
 
 def _value(kind, value, key):
     """The value as the annotated type `kind`.  Raises UserError that names the key."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
+    if origin is typing.Annotated:
+        kind, *limits = args
+        value = _value(kind, value, key)
+        for limit in limits:
+            _require(value is None or limit.holds(value), key, value, limit.allowed)
         return value
-    if dataclasses.is_dataclass(kind):
-        return build(kind, value, key)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
         (kind,) = [a for a in args if a is not type(None)]
-        return _value(kind, value, key)
+        return None if value is None else _value(kind, value, key)
     if origin is typing.Literal:
-        if value not in args:
-            raise UserError(
-                f"{key} = {_shown(value)}: must be one of {', '.join(map(repr, args))}{suggestion(value, args)}"
-            )
-        return value
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{key} = {_shown(value)}: must be a section with keys")
+        _require(value in args, key, value, f"one of {', '.join(map(repr, args))}{suggestion(value, args)}")
         return value
     if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise UserError(f"{key} = {_shown(value)}: must be a list")
+        _require(isinstance(value, (list, tuple)), key, value, "a list")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        if len(inner) != len(value):
-            raise UserError(f"{key} = {_shown(value)}: must be a list of {len(inner)} values")
+        _require(len(inner) == len(value), key, value, f"a list of {len(inner)} values")
         return tuple(_value(k, v, f"{key}[{i}]") for i, (k, v) in enumerate(zip(inner, value)))
-    return _scalar(kind, value, key)
+    if origin is dict:
+        _require(isinstance(value, dict), key, value, "a section with keys")
+        return value
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else build(kind, value)
+    return value if kind is Any else _scalar(kind, value, key)
 
 
 def _scalar(kind, value, key):
     """The value as a bool, str, int or float."""
-    wrong = UserError(f"{key} = {_shown(value)}: must be {_ARTICLES[kind]}")
-    if kind in (bool, str) or isinstance(value, bool):  # in Python True is a number, too
-        if type(value) is kind:
-            return value
-        raise wrong
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as a string
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            raise wrong from None
-    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:  # NaN fails the comparison
-        raise wrong
-    if kind is int and value != int(value):
-        raise wrong
+    fits = type(value) is kind
+    if kind in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        # NaN fails the comparison.
+        fits = -LARGEST <= value <= LARGEST and (kind is float or value == int(value))
+    _require(fits, key, value, _ARTICLES[kind])
     return kind(value)
+
+
+def _require(holds, key, value, allowed):
+    if not holds:
+        raise UserError(f"{key} = {_shown(value)}: must be {allowed}")
 
 
 def _shown(value):

@@ -65,7 +65,7 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a YAML file, after `section.key=value` overrides."""
-    return configuration.load(path, CONFIGS, overrides)
+    return configuration.from_dict(strict.read(path), CONFIGS, overrides, source=str(path))
 
 
 def build(config: RunConfig) -> Method:
@@ -126,7 +126,7 @@ def _given_away(path):
         raise UserError(f"{path}: is not of this project; weights of a network of timm are timm:NAME@{path}")
     try:
         parts = json.loads(metadata["network"])
-        section = strict.build(CONFIGS[parts["method"]["name"]], parts["method"], "method")
+        section = strict.build(CONFIGS[parts["method"]["name"]], parts["method"])
         protocols.named(parts["protocol"], parts["propagation"])
     except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
         raise UserError(f"{path}: its metadata describe no network ({error}); fetch the file again") from error

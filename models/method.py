@@ -2,7 +2,7 @@
 
 A method is one module in models/methods with three names, and one line in the table of models/methods/__init__.py:
 
-    Config    core.schema.Section: the keys of the YAML's `method` section, `name` among them
+    Config    core.strict.Section: the keys of the YAML's `method` section, `name` among them
     Views     Views(config), picklable; runs in the loader's workers
     Method    Method(config), an nn.Module
 

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from core.augment import normalise
 from core.errors import UserError
-from core.schema import Section, above, at_least, below_one, span
+from core.strict import Section, above, at_least, below_one, span
 from models.backbones.resnet import CHANNELS, Backbone, ReflectResNet
 from models.extractor import unit
 from models.layers import seeded, sheet, tiled

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from core import distributed
 from core.augment import crop, flip, normalise, resize, short_side_size, theta_flip_zoom
-from core.schema import Section, above, at_least, between, multiple_of, span
+from core.strict import Section, above, at_least, between, multiple_of, span
 from models.backbones.resnet import STRIDE, ResNet
 from models.extractor import unit
 from models.layers import gather_cells, sheet, warp

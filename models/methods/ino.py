@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from core import distributed, schedule
 from core.augment import normalise
 from core.errors import UserError
-from core.schema import Section, above, at_least, below_one, between, span
+from core.strict import Section, above, at_least, below_one, between, span
 from models.backbones.vit import DEPTH, Backbone, ViT
 from models.layers import initialise, seeded, sheet, tiled
 from models.method import Losses
