@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from PIL import Image
@@ -28,63 +28,47 @@ class Video(Protocol):
 
 
 def write(path: Path, masks: Path, videos: Sequence[Video]) -> int:
-    """Pack the PNGs in masks/<video> into a zip and check it.  Returns their number.
+    """Check the PNGs in masks/<video>, and pack them into a zip.  Returns their number.
 
     The same PNGs give the same bytes.  Raises UserError, and writes no zip, for a PNG that is missing, wrong, or not of
     a frame of the videos.
     """
     found = sorted(f"{p.parent.name}/{p.name}" for p in masks.glob("[!.]*/[!.]*"))
-    with replacing(path) as part:
-        with ZipFile(part, "w") as archive:
-            for name in found:
-                entry = ZipInfo(f"{TOP}/{name}")  # its date is always 1980
-                entry.create_system, entry.external_attr = 3, 0o644 << 16  # a Unix file that everyone may read
-                archive.writestr(entry, (masks / name).read_bytes())
-        try:
-            check(part, videos)
-        except UserError as error:
+    wanted = {name: wrong for video in videos for name, wrong in _checked(masks, video)}
+    strange = {name: "is the mask of no frame that is to be written" for name in found if name not in wanted}
+    for name, wrong in (wanted | strange).items():
+        if wrong:
             cure = f"remove the folder of that video from {masks}, and the same command makes its masks anew"
-            raise UserError(f"{path}: not made. {error}; {cure}") from None
+            raise UserError(f"{path}: not made. {TOP}/{name}: {wrong}; {cure}")
+    with replacing(path) as part, ZipFile(part, "w") as archive:
+        for name in found:
+            entry = ZipInfo(f"{TOP}/{name}")  # its date is always 1980
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # a Unix file that everyone may read
+            archive.writestr(entry, (masks / name).read_bytes())
     return len(found)
 
 
-def check(path: Path, videos: Sequence[Video]) -> None:
-    """Raise UserError for a PNG of the zip that is missing, wrong, or not of a frame to be written."""
-    try:
-        with ZipFile(path) as archive:
-            left = set(archive.namelist())
-            for video in videos:
-                _check_video(archive, video, left)
-    except BadZipFile as error:
-        raise UserError(f"{path}: no sound zip ({error})") from error
-    if left:
-        raise UserError(f"{min(left)}: is the mask of no frame that is to be written")
-
-
-def _check_video(archive, video, left):
-    """Check the PNGs of one video and remove their names from the set `left`."""
+def _checked(masks, video):
+    """(name, why its PNG is wrong or None) of every frame of a video that is to be written."""
     with Image.open(video.images[0]) as image:
         size = image.size
     given, allowed = video.given(), {0}  # allowed: ids that are given up to a frame
     for t, (frame, written) in enumerate(zip(video.frame_names, video.written, strict=True)):
         if t in given:
             allowed |= ids_in(given[t])
-        name = f"{TOP}/{video.name}/{frame}.png"
         if written:
-            if name not in left:
-                raise UserError(f"{name}: missing")
-            left.remove(name)
-            wrong = _wrong(archive, name, size, allowed)
-            if wrong:
-                raise UserError(f"{name}: {wrong}")
+            name = f"{video.name}/{frame}.png"
+            yield name, _wrong(masks / name, size, allowed)
 
 
-def _wrong(archive, name, size, allowed):
-    """Why a PNG of the zip is wrong, or None.  size: (W, H) of its frame; allowed: ids that it may hold."""
+def _wrong(path, size, allowed):
+    """Why a PNG is wrong, or None.  size: (W, H) of its frame; allowed: ids that it may hold."""
     try:
-        with archive.open(name) as file, Image.open(file, formats=["PNG"]) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             ids = np.array(image)
             palette = image.getpalette() if image.mode == "P" else None
+    except FileNotFoundError:
+        return "missing"
     except (OSError, SyntaxError):
         return "damaged, or no PNG"
     if palette != PALETTE.ravel().tolist():
