@@ -3,7 +3,6 @@
 Legend: H W pixels.  ids: uint8 [H,W], 0 = background, 1-254 = objects, 255 = void: no object, not scored.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -36,41 +35,16 @@ SPECK_PX = 16
 #: an object that covers more than this share of the picture's border is probably the background
 BACKGROUND_SHARE = 0.9
 
-#: frequent colours of frames, RGB; the colours of overlays differ from them
-NATURAL = {
-    "light skin": (240, 205, 180), "skin": (225, 170, 140), "brown skin": (160, 110, 80), "dark skin": (90, 55, 40),
-    "grass": (85, 125, 50), "dry grass": (170, 160, 90), "leaves": (50, 80, 35), "sky": (135, 190, 235),
-    "deep sky": (80, 130, 190), "water": (45, 95, 110), "sand": (205, 180, 140), "earth": (110, 85, 60),
-    "road": (128, 128, 128), "snow": (245, 245, 245), "shadow": (30, 30, 30),
-}  # fmt: skip
-
-
-def cielab(colours: Sequence | np.ndarray) -> np.ndarray:
-    """RGB 0..255 [N,3] -> CIELAB float32 [N,3].  Distances in CIELAB are about as large as the eye sees them."""
-    return cv2.cvtColor(np.asarray(colours, np.float32)[None] / 255, cv2.COLOR_RGB2LAB)[0]
-
-
-def overlay_palette() -> np.ndarray:
-    """The colours of ids 0..255 in overlays, uint8 RGB [256,3].
-
-    The rule: of 216 evenly spaced colours without the darkest and the lightest, each id takes the colour that
-    is farthest in CIELAB from the colours of lower ids and from NATURAL.
-    """
-    steps = np.arange(0, 256, 51, dtype=np.uint8)
-    colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
-    lab = cielab(colours)
-    seen = (lab[:, 0] > 30) & (lab[:, 0] < 98)
-    colours, lab = colours[seen], lab[seen]
-    distance = np.linalg.norm(lab[:, None] - cielab(list(NATURAL.values())), axis=2).min(1)
-    chosen = []
-    for _ in colours:
-        chosen.append(distance.argmax())
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-    # There are fewer colours than ids: the last ids have the colours of the first again.
-    return np.concatenate([np.zeros((1, 3), np.uint8), np.resize(colours[chosen], (255, 3))])
-
-
-OVERLAY_PALETTE = overlay_palette()
+# Colours far in CIELAB from each other and from skin, plants, sky, water, earth, roads and snow, the first the most.
+_DISTINCT = (
+    "0000ff00ff00ff33ccff0000ffff0000ffccff99000066ffcc3366cc99ff"
+    "990000ccff99cc00ff66339900990033ccccff99cc99cc00cc66ff996699"
+    "ffcc6699660099cc993366cc6600cc66ff66ffcc00999900ff6666009966"
+    "ff660099ff00ff996666cc6699006699333300ff99990099ff3399ff0066"
+)
+#: the colours of ids 0..255 in overlays, uint8 RGB [256,3]; those of ids 1..40 come again
+OVERLAY_PALETTE = np.zeros((256, 3), np.uint8)
+OVERLAY_PALETTE[1:] = np.resize(np.frombuffer(bytes.fromhex(_DISTINCT), np.uint8).reshape(-1, 3), (255, 3))
 
 
 def write_indexed(path: str | Path, ids: np.ndarray) -> None:

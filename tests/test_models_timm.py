@@ -1,8 +1,6 @@
 """Networks of timm under the method's contract; with timm absent, only that this is said."""
 
-import socket
 import sys
-import time
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ import torchvision
 import models
 from core import checkpoint
 from core.errors import UserError
-from models.backbones import timm as timm_backbone
 from models.backbones.vit import Backbone as OwnViT
 
 VIT, CONVNEXT = "vit_tiny_patch16_224", "convnext_atto"
@@ -88,7 +85,6 @@ def test_a_resnet_is_torchvisions(timm, tmp_path):
 
 
 def test_weights_are_those_that_timm_has(timm, monkeypatch):
-    monkeypatch.setattr(timm_backbone, "_unreachable", lambda url: "")
     make, asked = timm.create_model, []
     monkeypatch.setattr(
         timm,
@@ -106,22 +102,6 @@ def test_weights_are_those_that_timm_has(timm, monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match=r"no weights for resnet18 .*the hub cannot be reached; .*timm:resnet18@PATH"):
         models.load("timm:resnet18")
-
-
-@pytest.mark.parametrize("accepts", [False, True])
-def test_offline_is_known_in_seconds(timm, monkeypatch, tmp_path, accepts):
-    """A port that refuses, and one that accepts and never answers."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    monkeypatch.setattr(timm_backbone, "ANSWER", 0.5)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        if not accepts:
-            server.close()
-        started = time.monotonic()
-        with pytest.raises(UserError, match="resnet18 at hand: http://127.0.0.1:.* cannot be reached .*@PATH"):
-            models.load("timm:resnet18")
-    assert time.monotonic() - started < 5 and not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(

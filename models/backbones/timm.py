@@ -3,12 +3,7 @@
 Legend: B images, D channels, h w cells.
 """
 
-import ssl
 import sys
-import threading
-import urllib.error
-import urllib.request
-from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -21,8 +16,6 @@ from models.extractor import Extractor
 OLDEST = (1, 0, 26)
 #: arguments by which the families of timm's networks accept frames of any size
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-#: seconds that the server of the weights has to answer
-ANSWER = 5
 
 
 class Timm(Extractor):
@@ -122,65 +115,18 @@ def _created(name, pretrained):
             f"timm {timm.__version__} has no network {name!r}{suggestion(name, known)}; "
             "timm.list_models('*vit_small*') lists those that there are"
         )
-    with _hub() if pretrained else nullcontext("") as trouble:
-        for flags in ANY_SIZE:
-            try:
-                return timm.create_model(name, pretrained=pretrained, num_classes=0, **flags)
-            except Exception as error:  # from the internet and the file system, too
-                if isinstance(error, TypeError) and any(flag in str(error) for flag in flags):
-                    continue
-                if not pretrained:
-                    raise UserError(f"timm cannot make {name}: {_line(error)}") from error
-                raise UserError(
-                    f"timm has no weights for {name} at hand: {trouble or _line(error)}; if this machine is offline, "
-                    f"bring the file and name it (timm:{name}@PATH), or evaluate random weights: "
-                    f"timm:{name}@untrained"
-                ) from error
-
-
-@contextmanager
-def _hub():
-    """with _hub() as trouble: why the weights' server cannot be reached, or "".
-
-    Inside, the server's client is set offline where the server cannot be reached: it takes files that were downloaded
-    before, or fails at once instead of after a minute.
-    """
-    try:
-        from huggingface_hub import constants
-    except ImportError:  # timm's own message will say so
-        yield ""
-        return
-    before = constants.HF_HUB_OFFLINE
-    reason = "" if before else _unreachable(constants.ENDPOINT)
-    constants.HF_HUB_OFFLINE = before or bool(reason)
-    try:
-        yield f"{constants.ENDPOINT} cannot be reached ({reason})" if reason else ""
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _unreachable(url):
-    """Why no server answers at url, or "".  The request goes through a proxy where the environment names one."""
-    found = [f"no answer in {ANSWER} seconds"]
-
-    def ask():
+    for flags in ANY_SIZE:
         try:
-            # S310: the weights' client would ask the same address next.
-            request = urllib.request.Request(url, method="HEAD")  # noqa: S310
-            urllib.request.urlopen(request, timeout=ANSWER).close()  # noqa: S310
-        except urllib.error.HTTPError:
-            pass  # an answer, too
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            if not isinstance(reason, ssl.SSLError):  # the client may know other certificates
-                found[0] = str(reason)
-                return
-        found[0] = ""
-
-    thread = threading.Thread(target=ask, daemon=True)  # the look-up of the server's name has no timeout
-    thread.start()
-    thread.join(ANSWER)
-    return found[0]
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **flags)
+        except Exception as error:  # from the internet and the file system, too
+            if isinstance(error, TypeError) and any(flag in str(error) for flag in flags):
+                continue
+            if not pretrained:
+                raise UserError(f"timm cannot make {name}: {_line(error)}") from error
+            raise UserError(
+                f"timm has no weights for {name} at hand: {_line(error)}; if this machine is offline, bring the file "
+                f"and name it (timm:{name}@PATH), or evaluate random weights: timm:{name}@untrained"
+            ) from error
 
 
 def _load(network, name, path):
