@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,8 @@ SMALL = (
     "log.checkpoint_steps=2",
 )  # fmt: skip
 STEPS, VALIDATIONS, TRIES, HANG = 12, 2, 16, 180
+#: what is watched of a training
+USED = ("memory, MB", "shared memory, MB", "open files", "threads")
 #: what is done -> exit codes that may follow, besides 0 of a program that was faster
 ANSWERS = {
     "SIGKILL": {-signal.SIGKILL},
@@ -99,14 +102,10 @@ def started(words, cache, most_bytes=None, output=subprocess.PIPE):
 
 def children(pid):
     """The processes that a process started, and theirs."""
-    try:
-        own = [
-            int(word)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for word in (task / "children").read_text().split()
-        ]
-    except OSError:
-        own = []
+    own = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            own += map(int, (task / "children").read_text().split())
     return own + [deeper for child in own for deeper in children(child)]
 
 
@@ -124,18 +123,13 @@ def disturb(kind, process, data, draw):
     return True
 
 
-def date_tomorrow(*folders):
-    """What a clock that is set back makes of all files: they come from the future."""
-    tomorrow = time.time() + 86_400
-    for path in (path for folder in folders for path in folder.rglob("*")):
-        os.utime(path, (tomorrow, tomorrow))
-
-
 def attempt(kind, words, data, folder, seconds, draw):
     """Start a command, disturb it at a random moment -> (its exit code, whether it was disturbed, its last words)."""
     done = kind == "disk full"
     if kind and kind.startswith("clock"):
-        date_tomorrow(data, folder)
+        tomorrow = time.time() + 86_400  # what a clock that is set back makes of all files: they come from the future
+        for path in (path for each in (data, folder) for path in each.rglob("*")):
+            os.utime(path, (tomorrow, tomorrow))
     most_bytes = int(10 ** draw.uniform(2, 8.2)) if kind == "disk full" else None
     process = started(words, folder.parent / "cache", most_bytes)
     try:
@@ -179,7 +173,7 @@ def round_(data, folder, seconds, draw, counts, end):
             kind, begun = kind if time.time() < end else None, time.time()
             code, done, told = attempt(kind, words, data, folder, seconds[name], draw)
             done &= not (kind == "disk full" and code == 0)  # it never was
-            counts[name, kind if done else "undisturbed", f"exit code {code}"] += 1
+            counts[f"{kind if done else 'undisturbed'}: exit code {code}"] += 1
             if kind == "SIGINT" and code and "Traceback" in told and "    main()" not in told:
                 continue  # Python was still importing: it has words of its own for that
             if "Traceback" in told or code not in {0, *ANSWERS.get(kind, ())}:
@@ -199,18 +193,15 @@ def left_behind(folder):
 
 
 def usage(pid):
-    """Memory and shared memory in MB, open files and threads of a process and its children."""
-    total = Counter()
+    """{what, as in USED: its sum over a process and its children}."""
+    total = dict.fromkeys(USED, 0.0)
     for each in (pid, *children(pid)):
-        try:
+        with suppress(OSError, KeyError):  # it ended meanwhile
             status = dict(line.split(":", 1) for line in Path(f"/proc/{each}/status").read_text().splitlines())
             memory, shared = (int(status[part].split()[0]) / 1024 for part in ("RssAnon", "RssShmem"))
-            files = len(os.listdir(f"/proc/{each}/fd"))
-        except (OSError, KeyError):
-            continue  # it ended meanwhile
-        total += Counter({"memory, MB": memory, "shared memory, MB": shared, "open files": files})
-        total["threads"] += int(status["Threads"])
-    return dict(total)
+            found = memory, shared, len(os.listdir(f"/proc/{each}/fd")), int(status["Threads"])
+            total = {what: total[what] + value for what, value in zip(USED, found)}
+    return total
 
 
 def watch(data, folder, seconds):
@@ -223,22 +214,21 @@ def watch(data, folder, seconds):
             samples.append((time.time() - start, usage(process.pid)))
         process.terminate()
         process.wait(HANG)
-    return [sample for sample in samples if sample[1]]
+    return [(t, use) for t, use in samples if use["threads"]]
 
 
 def growth(samples):
     """{what: the mean over the last quarter divided by that over the second quarter}."""
     quarter = len(samples) // 4
-    mean = lambda part, what: float(np.mean([use.get(what, 0) for _, use in part]))
+    mean = lambda part, what: float(np.mean([use[what] for _, use in part]))
     parts = samples[quarter : 2 * quarter], samples[-quarter:]
-    return {what: mean(parts[1], what) / max(1, mean(parts[0], what)) for what in samples[-1][1]} if quarter else {}
+    return {what: mean(parts[1], what) / max(1, mean(parts[0], what)) for what in USED} if quarter else {}
 
 
 def draw_plot(samples, path):
     with timing.figure(path, 13, 2.6) as figure:
-        for axis, what in zip(figure.subplots(1, 4), ("memory, MB", "shared memory, MB", "open files", "threads")):
-            used = [use.get(what, 0) for _, use in samples]
-            axis.plot([t / 60 for t, _ in samples], used, color="#0072b2", linewidth=1)
+        for axis, what in zip(figure.subplots(1, len(USED)), USED):
+            axis.plot([t / 60 for t, _ in samples], [use[what] for _, use in samples], color="#0072b2", linewidth=1)
             axis.set(title=what, xlabel="minutes", ylim=(0, None))
 
 
@@ -270,15 +260,12 @@ def main():
         found = outcome(folder)
         wrong += [f"round {rounds}: {name} differs" for name in wanted if found.get(name) != wanted[name]]
         wrong += [f"round {rounds}: left behind: {what}" for what in left_behind(folder)]
-        told = Counter()
-        for (_, kind, answer), count in counts.items():
-            told[f"{kind}: {answer}"] += count
-        report = {"rounds": rounds, "disturbances": sum(n for answer, n in told.items() if "undisturbed" not in answer)}
-        report["kills"] = sum(n for answer, n in told.items() if "SIG" in answer or "worker" in answer)
-        report |= {"answers": dict(sorted(told.items())), "wrong": wrong, "growth": growth(samples), "seconds": seconds}
+        disturbances = sum(n for answer, n in counts.items() if "undisturbed" not in answer)
+        report = {"rounds": rounds, "disturbances": disturbances, "answers": dict(sorted(counts.items())),
+                  "wrong": wrong, "growth": growth(samples), "seconds": seconds}  # fmt: skip
         with replacing(args.out / "soak.json") as part:
             part.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"round {rounds}: {report['disturbances']} disturbances, {len(wrong)} wrong", flush=True)
+        print(f"round {rounds}: {disturbances} disturbances, {len(wrong)} wrong", flush=True)
         shutil.rmtree(folder)
     print(json.dumps(report, indent=1))
     sys.exit(bool(wrong))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
-from core.palette import PALETTE, VOID, ids_in
+from core.palette import PALETTE, VOID, flat, ids_in
 
 Colour = tuple[int, int, int]
 #: colours that are nearer than this in RGB count as one: compression turns one colour into many
@@ -66,13 +66,6 @@ def _numbers(image):
     return pixels if pixels.ndim == 2 else None
 
 
-def _flat(picture, slack=0):
-    """bool [H,W]: pixels that differ from their neighbours by `slack` at most.  Smoothed edges have no such pixels."""
-    around = np.ones((3, 3), np.uint8)
-    same = cv2.dilate(picture, around) - cv2.erode(picture, around) <= slack
-    return same if picture.ndim == 2 else same.all(2)
-
-
 def _of_numbers(path, numbers, near):
     """ids from pixel values.  Values that differ from black (0) or white (255) by `near` at most count as these."""
     top = numbers.max(initial=0)
@@ -81,7 +74,7 @@ def _of_numbers(path, numbers, near):
     if top > VOID or numbers.min(initial=0) < 0:
         raise UserError(f"{path}: holds values up to {top}; ids are 0 to 254, so save the mask with 8 bits")
     ids = numbers.astype(np.uint8)
-    whole = ids_in(ids[_flat(ids)][None]) if _flat(ids).any() else ids_in(ids)
+    whole = ids_in(ids[flat(ids)][None]) if flat(ids).any() else ids_in(ids)
     if max(whole) >= VOID - near and all(value <= near or value >= VOID - near for value in whole):
         return (ids > 127).astype(np.uint8)
     return np.where(ids == VOID, np.uint8(0), ids)
@@ -93,7 +86,7 @@ def _of_colours(path, pixels, known):
     rgb = np.where(clear[..., None], np.uint8(0), pixels[..., :3])
     codes = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
     there, index, count = np.unique(codes, return_inverse=True, return_counts=True)
-    inner = np.bincount(index.ravel(), weights=_flat(rgb, SLACK).ravel(), minlength=len(there))
+    inner = np.bincount(index.ravel(), weights=flat(rgb, SLACK).ravel(), minlength=len(there))
     candidates = np.flatnonzero(inner) if inner.any() else np.arange(len(there))
     if len(candidates) > COLOURS:
         raise UserError(f"{path}: holds {len(there)} colours as a photograph does; a mask has one colour per object")

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from core.atomic import replacing
 from core.errors import UserError
+from core.palette import fitted
 
 TICKS = Fraction(1, 90_000)
 BT709 = 1
@@ -81,13 +81,6 @@ class Preview:
             data, side = _gif([fitted(picture, side) for picture, _ in self.shown], int(step_ms)), side * 3 // 4
         with replacing(path) as part:
             part.write_bytes(data)
-
-
-def fitted(picture: np.ndarray, side: int) -> np.ndarray:
-    """The picture uint8 RGB [H,W,3], made smaller where its longer side exceeds `side` pixels."""
-    scale = min(1, side / max(picture.shape[:2]))
-    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _gif(pictures, step_ms):

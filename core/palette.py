@@ -87,6 +87,16 @@ def ids_in(ids: np.ndarray) -> set[int]:
     return set(np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist())
 
 
+def flat(picture: np.ndarray, slack: int = 0) -> np.ndarray:
+    """Whether pixels differ from their eight neighbours by `slack` at most: bool [H,W].  Smoothed edges never do.
+
+    picture: uint8 [H,W] or [H,W,3].
+    """
+    around = np.ones((3, 3), np.uint8)
+    same = cv2.dilate(picture, around) - cv2.erode(picture, around) <= slack
+    return same if picture.ndim == 2 else np.logical_and.reduce(same, axis=2)
+
+
 def doubts(path: Path, ids: np.ndarray) -> list[str]:
     """Sentences that say why a mask looks wrong; none for a sound mask.
 
@@ -97,9 +107,7 @@ def doubts(path: Path, ids: np.ndarray) -> list[str]:
         if image.format == "JPEG":
             found.append("a JPEG, whose compression changes ids; save masks as PNG")
     objects = sorted(ids_in(ids) - {0})
-    # Inner pixels: their eight neighbours have the same id.  Ids that smoothed edges leave have no inner pixels.
-    around = np.ones((3, 3), np.uint8)
-    inner = np.where(cv2.erode(ids, around) == cv2.dilate(ids, around), ids, 0)
+    inner = np.where(flat(ids), ids, 0)
     px, inner_px = (np.bincount(values.ravel(), minlength=256) for values in (ids, inner))
     slivers = [id for id in objects if px[id] < SPECK_PX or not inner_px[id]]
     if len(slivers) >= max(3, len(objects) / 2):
@@ -132,3 +140,10 @@ def overlay(frame: np.ndarray, ids: np.ndarray) -> np.ndarray:
     edge = cv2.dilate(ids, around) != ids
     picture[edge] = 255
     return picture
+
+
+def fitted(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture, made smaller where its longer side exceeds `side` pixels."""
+    scale = min(1, side / max(picture.shape[:2]))
+    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -226,5 +226,5 @@ class RunConfig(Section):
 
 
 def as_plain(config) -> dict[str, Any]:
-    """A configuration -> plain dicts, lists and scalars, which core.config.from_dict turns into an equal one."""
+    """A configuration -> plain dicts, lists and scalars, which models.configured turns into an equal one."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

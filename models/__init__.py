@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core import checkpoint, protocols, strict
-from core import config as configuration
 from core.errors import UserError
 from core.schema import RunConfig
+from core.suggest import suggestion
 from models.checkpointing import recompute as recompute
 from models.extractor import Extractor
 from models.method import Method
-from models.methods import CONFIGS, METHODS
+from models.methods import METHODS
 from models.published import recognised
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
             raise UserError(f"{source}: no such checkpoint; timm has a network of that name: timm:{source}")
     content = read(source)
     if _ours(content):
-        described = configuration.from_dict(content["config"], CONFIGS, source=f"{source} (config)")
+        described = configured(content["config"], source=f"{source} (config)")
         method = _filled(lambda: build(described), content["method"], source)
         return _extractor(method, described.protocol, described.propagation)
     found = _recognised(content, source)
@@ -64,8 +65,27 @@ def load(source: str | Path = DEFAULT, config: str | Path | None = None, overrid
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in a YAML file, after `section.key=value` overrides."""
-    return configuration.from_dict(strict.read(path), CONFIGS, overrides, source=str(path))
+    """The configuration in a YAML file, after `section.key=value` overrides.
+
+    Raises UserError that names file, key, value and what is allowed.
+    """
+    return configured(strict.read(path), overrides, str(path))
+
+
+def configured(mapping: dict[str, Any], overrides: Sequence[str] = (), source: str = "configuration") -> RunConfig:
+    """As read_config, from a nested mapping, which a YAML file or a checkpoint holds.  source: its name in messages."""
+    try:
+        mapping = strict.override(mapping, overrides, [field.name for field in fields(RunConfig)])
+        section = mapping.get("method")
+        name = section.get("name") if isinstance(section, dict) else section
+        if not isinstance(name, str) or name not in METHODS or section is name:
+            there = ", ".join(METHODS)
+            raise UserError(f"method.name = {name!r}: must be one of {there}{suggestion(name, METHODS)}")
+        config = strict.build(RunConfig, {**mapping, "method": strict.build(METHODS[name].Config, section)})
+        protocols.named(config.protocol, config.propagation)  # raises for changes that the protocol does not allow
+        return config
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def build(config: RunConfig) -> Method:
@@ -126,7 +146,7 @@ def _given_away(path):
         raise UserError(f"{path}: is not of this project; weights of a network of timm are timm:NAME@{path}")
     try:
         parts = json.loads(metadata["network"])
-        section = strict.build(CONFIGS[parts["method"]["name"]], parts["method"])
+        section = strict.build(METHODS[parts["method"]["name"]].Config, parts["method"])
         protocols.named(parts["protocol"], parts["propagation"])
     except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
         raise UserError(f"{path}: its metadata describe no network ({error}); fetch the file again") from error

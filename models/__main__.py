@@ -8,7 +8,7 @@ import argparse
 
 from core.errors import UserError, reported
 from models import give_away, load
-from models.export import export, input_shape, write
+from models.export import export, write
 
 
 def size_of(text):
@@ -27,15 +27,12 @@ def main() -> None:
     parser.add_argument("--size", type=size_of, default="848x480", help="of a vision transformer's frames")
     args = parser.parse_args()
     if args.file.endswith(".pt2"):
-        program = export(load(args.checkpoint), args.key, args.size)
-        write(program, args.file)
-        B, _, H, W = (n or "any" for n in input_shape(program))
-        print(f"written: {args.file} (frames: {B}; height {H}, width {W})")
+        write(export(load(args.checkpoint), args.key, args.size), args.file)
     elif args.file.endswith(".safetensors"):
         give_away(args.checkpoint, args.file)
-        print(f"written: {args.file}")
     else:
         raise UserError(f"{args.file}: must end in .safetensors (weights) or .pt2 (a program of torch.export)")
+    print(f"written: {args.file}")
 
 
 if __name__ == "__main__":

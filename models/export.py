@@ -56,13 +56,6 @@ def _takes(program, frames):
     return True
 
 
-def input_shape(program: ExportedProgram) -> list[int | None]:
-    """The shape [B,3,H,W] of frames that an exported program takes; None: any length."""
-    (name,) = program.graph_signature.user_inputs
-    (frames,) = [node for node in program.graph.nodes if node.name == name]
-    return [length if isinstance(length, int) else None for length in frames.meta["val"].shape]
-
-
 def write(program: ExportedProgram, path: str | Path) -> None:
     """Write a program for torch.export.load.  Raises UserError where the file cannot be written."""
     data = io.BytesIO()

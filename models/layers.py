@@ -3,6 +3,7 @@
 Legend: B images, T frames, D channels, H W pixels, h w cells, P = h * w, n chosen cells.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,15 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class ConvHead(nn.Sequential):
+def conv_head(in_channels, out_channels):
     """Per-cell projection: 1x1 convolution, batch norm, ReLU, 1x1 convolution.  [B,D_in,h,w] -> [B,D_out,h,w]."""
-
-    def __init__(self, in_channels, out_channels):
-        super().__init__()
-        self.add_module("conv1", nn.Conv2d(in_channels, in_channels, 1))
-        self.add_module("bn1", nn.BatchNorm2d(in_channels))
-        self.add_module("relu", nn.ReLU(inplace=True))
-        self.add_module("conv2", nn.Conv2d(in_channels, out_channels, 1))
+    first, second = nn.Conv2d(in_channels, in_channels, 1), nn.Conv2d(in_channels, out_channels, 1)
+    norm, relu = nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True)
+    return nn.Sequential(OrderedDict(conv1=first, bn1=norm, relu=relu, conv2=second))
 
 
 def warp(maps_BDhw, theta_B23):

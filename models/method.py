@@ -3,7 +3,9 @@
 A method is one module in models/methods with three names, and one line in the table of models/methods/__init__.py:
 
     Config    core.strict.Section: the keys of the YAML's `method` section, `name` among them
-    Views     Views(config), picklable; runs in the loader's workers
+    Views     Views(config), picklable; views(frames, rng) turns one clip into one training sample in a worker process.
+              frames: T uint8 RGB arrays [H,W,3] of one video; rng: a numpy Generator, the only source of chance.
+              Returns {name: tensor} without a batch dimension, pictures as uint8; the loader stacks them.
     Method    Method(config), an nn.Module
 
 Legend: B clips, T frames.
@@ -11,7 +13,6 @@ Legend: B clips, T frames.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,17 +26,6 @@ class Losses:
 
     total: Tensor
     terms: dict[str, Tensor]
-
-
-class Views:
-    """Turns one clip into one training sample, in a worker process."""
-
-    def __call__(self, frames: list[np.ndarray], rng: np.random.Generator) -> dict[str, Tensor]:
-        """frames: T uint8 RGB arrays [H,W,3] of one video; rng: the only source of chance.
-
-        Returns tensors without a batch dimension, pictures as uint8; the loader stacks them.
-        """
-        raise NotImplementedError
 
 
 class Method(nn.Module):

@@ -164,8 +164,9 @@ def test_a_pack_replaces_nothing(packed, capsys):
 
 
 def test_the_soak_sees_growth_and_what_is_left_behind(tmp_path, monkeypatch):
-    steady, grown = [(t, {"threads": 4}) for t in range(40)], [(t, {"threads": 4 + t}) for t in range(40)]
-    assert soak.growth(steady) == {"threads": 1} and soak.growth(grown)["threads"] > 1.5
+    steady = [(t, dict.fromkeys(soak.USED, 4)) for t in range(40)]
+    grown = [(t, use | {"threads": 4 + t}) for t, use in steady]
+    assert soak.growth(steady) == dict.fromkeys(soak.USED, 1) and soak.growth(grown)["threads"] > 1.5
     monkeypatch.setattr(soak.time, "sleep", lambda seconds: None)
     (tmp_path / "run").mkdir()
     assert soak.left_behind(tmp_path) == []
@@ -180,7 +181,7 @@ def test_the_soak_sees_growth_and_what_is_left_behind(tmp_path, monkeypatch):
 
 def test_the_soak_draws_what_it_saw(tmp_path):
     pytest.importorskip("matplotlib")
-    soak.draw_plot([(60.0 * t, {"threads": t}) for t in range(9)], tmp_path / "soak.png")
+    soak.draw_plot([(60.0 * t, dict.fromkeys(soak.USED, t)) for t in range(9)], tmp_path / "soak.png")
     assert np.asarray(Image.open(tmp_path / "soak.png").convert("L")).std() > 5
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import models
-from core import config, protocols, schema, strict
+from core import protocols, schema, strict
 from core.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -16,7 +16,7 @@ YTVOS = next(path for path in CONFIGS if path.stem == "ytvos")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_yaml_loads_and_survives_a_round_trip(path):
     loaded = models.read_config(path)
-    assert config.from_dict(schema.as_plain(loaded), models.CONFIGS) == loaded
+    assert models.configured(schema.as_plain(loaded)) == loaded
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -26,7 +26,7 @@ from PIL import Image
 
 import evaluate
 import models
-from core import checkpoint, config
+from core import checkpoint
 from core.errors import UserError
 from core.evaluation import report
 from core.palette import read_ids, write_indexed
@@ -36,7 +36,7 @@ from datasets.clip import ClipDataset, ClipLoader
 from datasets.readers.frames import read_frame
 from labelprop import Tracker
 from models.backbones.resnet import ReflectResNet
-from models.methods import CONFIGS, METHODS
+from models.methods import METHODS
 from tests import small
 from tests.conftest import GOLDEN
 from tests.test_train import SMALL
@@ -149,8 +149,8 @@ def test_configurations(tmp_path, text, overrides):
     path = tmp_path / "small.yaml"
     path.write_bytes(text)
     with answered(path):
-        found = config.load(path, CONFIGS, overrides)
-        assert config.from_dict(as_plain(found), CONFIGS) == found
+        found = models.read_config(path, overrides)
+        assert models.configured(as_plain(found)) == found
         yaml.safe_dump(as_plain(found))
 
 
@@ -347,7 +347,7 @@ TENSORS = st.one_of(
 @pytest.fixture(scope="module")
 def files():
     """What this project and the authors write into a checkpoint, with weights that take no room."""
-    described = config.from_dict(yaml.safe_load(SMALL), CONFIGS)
+    described = models.configured(yaml.safe_load(SMALL))
     shapes = lambda name: json.loads((GOLDEN / name).read_text())
     emptied = lambda shapes: {name: empty(*shape) for name, shape in shapes.items()}
     network = lambda module, prefix: {
@@ -418,7 +418,7 @@ def test_bytes_of_checkpoints(tmp_path):
 
 
 def test_runs_that_go_on(tmp_path):
-    described, cpu = config.from_dict(yaml.safe_load(SMALL), CONFIGS), torch.device("cpu")
+    described, cpu = models.configured(yaml.safe_load(SMALL)), torch.device("cpu")
     run = Run(torch.nn.Linear(2, 2), described, tmp_path, cpu)
     run.method(torch.ones(1, 2)).sum().backward()
     run.optimiser.step()
@@ -483,7 +483,7 @@ def test_clip_settings(clip, data, seed, lengths, times):
     content = yaml.safe_load(SMALL)
     content |= {"clip": clip, "data": {"root": ".", "reader": "frames", "workers": 0, **data}, "seed": seed}
     with answered("clip.", "data.", "seed"):
-        found = config.from_dict(content, CONFIGS)
+        found = models.configured(content)
         clips = ClipDataset(
             Lengths(lengths, times),
             found.clip,

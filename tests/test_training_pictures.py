@@ -6,7 +6,7 @@ from PIL import Image
 
 from core.palette import overlay, write_indexed
 from datasets import vos_sequences
-from labelprop import Tracker, runner
+from labelprop import Tracker
 from tests.test_labelprop_tracker import Colours
 from tests.test_labelprop_video import DUL, moving
 from training import pictures
@@ -25,15 +25,11 @@ def sequence(tmp_path):
     return vos_sequences.davis(tmp_path)[0]
 
 
-def watched_run(sequence, out):
-    tracker = Tracker(Colours(), protocol=DUL, device="cpu")
-    watched = pictures.Watched(tracker, sequence)
-    return watched, runner.run([sequence], watched, out, visuals=False, quiet=True) / sequence.name
-
-
-def test_the_sheet_shows_annotation_prediction_confidence_and_where_a_cell_goes(sequence, tmp_path):
-    watched, masks = watched_run(sequence, tmp_path / "out")
-    sheet = pictures.validation_sheet(sequence, sequence.annotations, masks, watched).transpose(1, 2, 0)
+def test_the_sheet_shows_annotation_prediction_confidence_and_where_a_cell_goes(sequence):
+    tracker, numbers = Tracker(Colours(), protocol=DUL, device="cpu"), pictures.shown(7)
+    segmented = tracker.segment(sequence.frames(), sequence.given(), confidence=True)
+    results = {t: result for t, result in enumerate(segmented) if t in numbers}
+    sheet = pictures.validation_sheet(sequence, sequence.annotations, results, tracker).transpose(1, 2, 0)
     frames, truth = zip(*moving(7))
     H, W = truth[0].shape
     assert sheet.dtype == np.uint8 and sheet.shape == (4 * H, 4 * W, 3)
@@ -44,8 +40,8 @@ def test_the_sheet_shows_annotation_prediction_confidence_and_where_a_cell_goes(
     assert (rows[1][3] != rows[0][3]).any(), "cells of 8 px do not give the very mask"
     yellow = rows[2][0].mean((0, 1))  # full confidence
     assert yellow[0] > 150 > 100 > yellow[2]
-    doubtful = watched.confidence[6] < 0.6
-    ground = (truth[6] == 0) & (watched.confidence[6] > 0.95)
+    doubtful = results[6][1] < 0.6
+    ground = (truth[6] == 0) & (results[6][1] > 0.95)
     assert doubtful.any() and rows[2][3][ground][:, 1].mean() > rows[2][3][doubtful & (truth[6] == 0)][:, 1].mean() + 40
     red = [
         rows[3][c][truth[t] == 1].sum(-1).mean() - rows[3][c][truth[t] == 0].sum(-1).mean() for c, t in [(0, 0), (3, 6)]
@@ -54,23 +50,9 @@ def test_the_sheet_shows_annotation_prediction_confidence_and_where_a_cell_goes(
     assert (rows[3][0] == 255).all(-1).any() and not (rows[3][3] == 255).all(-1).any()  # the mark
 
 
-def test_a_watched_tracker_gives_the_same_ids_and_keeps_what_is_shown(sequence, tmp_path):
-    watched, masks = watched_run(sequence, tmp_path / "watched")
-    plain = Tracker(Colours(), protocol=DUL, device="cpu")
-    again = runner.run([sequence], plain, tmp_path / "plain", visuals=False, quiet=True) / sequence.name
-    for path in sorted(again.iterdir()):
-        assert path.read_bytes() == (masks / path.name).read_bytes()
-    assert sorted(watched.confidence) == [0, 2, 4, 6]
-    assert all(part.shape == (64, 80) for part in watched.confidence.values())
-
-
 def test_the_marked_place_lies_in_the_largest_object():
     ids = np.zeros((20, 30), np.uint8)
     ids[2:4, 2:4] = 1
     ids[10:20, 5:7], ids[18:20, 5:25] = 9, 9  # an L whose centre it does not hold
     y, x = pictures.middle(ids)
     assert ids[y, x] == 9 and (y, x) == (18, 12)
-
-
-def test_pictures_of_large_frames_are_smaller():
-    assert pictures.smaller(np.zeros((480, 854, 3), np.uint8)).shape == (240, 427, 3)

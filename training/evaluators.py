@@ -1,8 +1,9 @@
 """Validation between steps: the loss on clips of the validation sequences, and J&F of each layer."""
 
 import dataclasses
+import shutil
 from collections import ChainMap
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -11,10 +12,11 @@ from core import distributed, protocols
 from core.devices import autocast
 from core.errors import UserError
 from core.evaluation import davis
+from core.palette import write_indexed
 from datasets import vos_sequences
 from datasets.clip import ClipDataset, ClipLoader
 from labelprop import Tracker, runner
-from training.pictures import Watched, validation_sheet
+from training.pictures import shown, validation_sheet
 from training.stop import Stopped
 
 
@@ -70,8 +72,13 @@ class Validation:
                 book.line("the validation is left out; it comes first when the run goes on")
                 return
             losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
-            run.score = {layer: self.j_and_f(scores, layer) for layer in self.settings.layers}
-            values = {f"validation/loss_{name}": value for name, value in self.mean(losses).items()}
+            run.score = {}
+            for layer in self.settings.layers:
+                objects = [one for each in self.sequences for one in scores[layer, each.name]]
+                run.score[layer] = 100 * davis.overall(objects).jf_mean
+            # Added up in order, so that it is the same for any number of processes.
+            means = {name: sum(losses[n][name] for n in range(self.batches)) / self.batches for name in losses[0]}
+            values = {f"validation/loss_{name}": value for name, value in means.items()}
             book.scalars(values | {f"validation/J&F_{layer}": score for layer, score in run.score.items()}, run.step)
             book.pictures(pictures, run.step)
             told = "  ".join(f"{layer} {score:.1f}" for layer, score in run.score.items())
@@ -94,15 +101,6 @@ class Validation:
             return None
         return losses, scores, pictures
 
-    def mean(self, losses):
-        """The mean of each loss term over the batches, added up in order, so that it is the same for any processes."""
-        sums = {name: sum(losses[number][name] for number in range(self.batches)) for name in losses[0]}
-        return {name: total / self.batches for name, total in sums.items()}
-
-    def j_and_f(self, scores, layer):
-        """J&F of a layer over all sequences, in percent."""
-        return 100 * davis.overall([one for each in self.sequences for one in scores[layer, each.name]]).jf_mean
-
     @torch.no_grad()
     def losses(self, run, number, stop):
         """The loss terms of batch `number` of the validation clips; clips and random draws are the same every time."""
@@ -113,17 +111,19 @@ class Validation:
             losses = run.method({name: value.to(run.device) for name, value in batch.items()})
         return {name: value.item() for name, value in {"total": losses.total, **losses.terms}.items()}
 
-    def follow(self, run, sequences, layer, scores, pictures, stop):
-        """Propagate the masks of some sequences; add J and F of their objects to scores, a sheet each to pictures."""
-        out = run.folder / "validation"
+    def follow(self, run, sequences, layer, scores, sheets, stop):
+        """Propagate the masks of some sequences; add J and F of their objects to scores, a picture each to sheets."""
         propagation = protocols.named(run.config.protocol, run.config.propagation)
         tracker = Tracker(run.method.extractor, layer, propagation, run.device, precision="fp32")
-        quietly = {"overwrite": True, "visuals": False, "quiet": True, "after_frame": stop.check}
         for sequence in sequences:
-            watched = Watched(tracker, sequence)
-            masks = runner.run([sequence], watched, out, **quietly)
-            stop.check()
-            name = sequence.name
-            scores[layer, name] = davis.evaluate(self.annotations, masks, [name])
-            sheet = validation_sheet(sequence, self.annotations / name, masks / name, watched)
-            pictures[f"validation_{layer}/{name}"] = sheet
+            name, kept, wanted = sequence.name, {}, shown(sequence.length)
+            folder = run.folder / "validation" / f"{layer}_vos" / name
+            shutil.rmtree(folder, ignore_errors=True)  # it may hold frames that the set no longer has
+            with closing(tracker.segment(sequence.frames(), sequence.given(), confidence=True)) as results:
+                for t, result in enumerate(results):
+                    stop.check()
+                    write_indexed(folder / f"{sequence.frame_names[t]}.png", result[0])
+                    if t in wanted:
+                        kept[t] = result
+            scores[layer, name] = davis.evaluate(self.annotations, folder.parent, [name])
+            sheets[f"validation_{layer}/{name}"] = validation_sheet(sequence, self.annotations / name, kept, tracker)

@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import time
+from datetime import timedelta
 
 import torch
 
@@ -15,21 +16,21 @@ from training.run import NotFinite
 log = logging.getLogger(__name__)
 
 
-def SummaryWriter(folder, **options):
-    """tensorboardX's SummaryWriter; where the package is missing, a warning and a writer that writes nothing."""
+class _Silent:
+    """A TensorBoard writer that writes nothing."""
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def _tensorboard(folder, first_step):
+    """tensorboardX's SummaryWriter, or, where the package is missing, a warning and a silent writer."""
     try:
-        from tensorboardX import SummaryWriter as Writer
+        from tensorboardX import SummaryWriter
     except ImportError:
         log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
         return _Silent()
-    return Writer(folder, **options)
-
-
-class _Silent:
-    def _nothing(self, *_):
-        pass
-
-    add_scalar = add_image = add_text = flush = close = _nothing
+    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 class Logbook:
@@ -37,36 +38,32 @@ class Logbook:
 
     def __init__(self, folder, last_step=0):
         """last_step: the steps that the run has taken; TensorBoard hides earlier entries of later steps."""
-        self.writer = SummaryWriter(str(folder), purge_step=last_step + 1) if folder else None
-        self.started = time.monotonic()
+        self.writer = _tensorboard(folder, last_step + 1) if folder else _Silent()
+        self.prints, self.started = bool(folder), time.monotonic()
 
     def line(self, text):
         """Print one line with the time since the start."""
-        if self.writer:
-            print(f"[{_clock(time.monotonic() - self.started)}] {text}", flush=True)
+        if self.prints:
+            print(f"[{timedelta(seconds=int(time.monotonic() - self.started))}] {text}", flush=True)
 
     def event(self, text, step):
         """Print a line about a start or a stop, and show it in TensorBoard."""
         self.line(text)
-        if self.writer:
-            self.writer.add_text("run/events", text, step)
+        self.writer.add_text("run/events", text, step)
 
     def scalars(self, values, step):
         """values: {name: number}."""
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, float(value), step)
+        for name, value in values.items():
+            self.writer.add_scalar(name, float(value), step)
 
     def pictures(self, images, step):
         """images: {name: uint8 RGB [3,H,W]}."""
-        if self.writer:
-            for name, image in images.items():
-                self.writer.add_image(name, image, step)
-            self.writer.flush()
+        for name, image in images.items():
+            self.writer.add_image(name, image, step)
+        self.writer.flush()
 
     def close(self):
-        if self.writer:
-            self.writer.close()
+        self.writer.close()
 
 
 class Meter:
@@ -160,7 +157,3 @@ def farewell(run, end, halted):
         f"next: python infer_vos.py --checkpoint {chosen} --dataset davis --data {root or 'data/davis2017'} "
         f"--out results/{run.folder.parent.name}_{run.folder.name}{option}"
     )
-
-
-def _clock(seconds):
-    return f"{int(seconds) // 3600:d}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

@@ -3,62 +3,45 @@
 Legend: D channels, H W pixels of a frame, h w cells.
 """
 
-from contextlib import closing
-
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from core.palette import overlay, read_ids
+from core.palette import fitted, overlay, read_ids
 from datasets.vos_sequences import read_frame
 from labelprop.readout import working_size
 
 COLUMNS = 4
-HEIGHT_PX = 240  # of each frame
+SIDE_PX = 427  # of each frame at most
 
 
-class Watched:
-    """A tracker for one sequence that keeps the confidence of the frames in the sequence's picture.
-
-    shown: the numbers of these frames.  confidence: {number: float32 [H,W]}, filled by `segment`.
-    """
-
-    def __init__(self, tracker, sequence):
-        self.tracker, self.layer, self.device = tracker, tracker.layer, tracker.device
-        self.shown = [round(i * (sequence.length - 1) / (COLUMNS - 1)) for i in range(COLUMNS)]
-        self.confidence = {}
-
-    def segment(self, frames, masks):
-        """As Tracker.segment."""
-        with closing(self.tracker.segment(frames, masks, confidence=True)) as results:
-            for t, (ids, confidence) in enumerate(results):
-                if t in self.shown:
-                    self.confidence[t] = confidence
-                yield ids
+def shown(length):
+    """The numbers of the frames in the picture of a sequence of `length` frames."""
+    return [round(i * (length - 1) / (COLUMNS - 1)) for i in range(COLUMNS)]
 
 
-def validation_sheet(sequence, annotations, masks, watched):
+def validation_sheet(sequence, annotations, results, tracker):
     """Four frames of a sequence as a sheet.  -> uint8 RGB [3, rows, columns].
 
-    annotations, masks: folders of the annotated and of the predicted ids, a PNG a frame.  watched: the Watched that
-    segmented the sequence.  Rows: the annotation; the prediction; its confidence (blue = none, yellow = full); and
+    annotations: the folder of the annotated ids, a PNG a frame.  results: {number of a shown frame: (ids, confidence)},
+    as the tracker gave them.  Rows: the annotation; the prediction; its confidence (blue = none, yellow = full); and
     where a cell of the first frame, which a white square marks there, is found again (the brighter, the more likely).
     """
-    names = [sequence.frame_names[t] for t in watched.shown]
-    frames = [read_frame(sequence.images[t]) for t in watched.shown]
+    frames = {t: read_frame(sequence.images[t]) for t in results}
     place = middle(sequence.given()[0])
-    chances = found_again(watched.tracker, frames, place)
-    found = [heat(frame, chance, cv2.COLORMAP_INFERNO) for frame, chance in zip(frames, chances)]
+    found = [
+        heat(frame, chance, cv2.COLORMAP_INFERNO)
+        for frame, chance in zip(frames.values(), found_again(tracker, [*frames.values()], place))
+    ]
     mark(found[0], place)
     rows = [
-        [overlay(frame, read_ids(annotations / f"{name}.png")) for frame, name in zip(frames, names)],
-        [overlay(frame, read_ids(masks / f"{name}.png")) for frame, name in zip(frames, names)],
-        [heat(frame, watched.confidence[t], cv2.COLORMAP_PLASMA) for frame, t in zip(frames, watched.shown)],
+        [overlay(frame, read_ids(annotations / f"{sequence.frame_names[t]}.png")) for t, frame in frames.items()],
+        [overlay(frame, results[t][0]) for t, frame in frames.items()],
+        [heat(frame, results[t][1], cv2.COLORMAP_PLASMA) for t, frame in frames.items()],
         found,
     ]
-    sheet = np.vstack([np.hstack([smaller(picture) for picture in row]) for row in rows])
-    return sheet.transpose(2, 0, 1)
+    return np.vstack([np.hstack([fitted(picture, SIDE_PX) for picture in row]) for row in rows]).transpose(2, 0, 1)
 
 
 def middle(ids_HW):
@@ -97,11 +80,3 @@ def mark(picture, place):
     """Draw a white square around a place (y, x) into the picture."""
     (y, x), reach = place, max(2, len(picture) // 60)
     cv2.rectangle(picture, (int(x) - reach, int(y) - reach), (int(x) + reach, int(y) + reach), (255, 255, 255), 2)
-
-
-def smaller(picture):
-    """The picture, made smaller where it is higher than HEIGHT_PX."""
-    height, width = picture.shape[:2]
-    if height <= HEIGHT_PX:
-        return picture
-    return cv2.resize(picture, (round(width * HEIGHT_PX / height), HEIGHT_PX), interpolation=cv2.INTER_AREA)

@@ -1,6 +1,5 @@
 """The state of a training run: everything that changes step by step, saved and restored as one."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +170,8 @@ class Run:
 
 def _same_run(saved, config, path):
     """Raise UserError where the saved configuration differs: no configuration would describe the run that goes on."""
-    old, new = {**_defaults(config), **_flat(saved)}, _flat(as_plain(config))
+    new = _flat(as_plain(config))
+    old = {**{key: _default(config, key) for key in new}, **_flat(saved)}
     changed = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
         for key in {**old, **new}
@@ -186,16 +186,10 @@ def _same_run(saved, config, path):
         )
 
 
-def _defaults(config):
-    """The default values of all keys, for keys that older checkpoints lack."""
-    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {
-        f"{name}.{field.name}": field.default
-        for name, section in sections.items()
-        if dataclasses.is_dataclass(section)
-        for field in dataclasses.fields(section)
-        if field.default is not dataclasses.MISSING
-    }
+def _default(config, key):
+    """The default value of a key "section.name", or None, for checkpoints that are older than the key."""
+    section, _, name = key.partition(".")
+    return getattr(type(getattr(config, section)), name, None)
 
 
 def _flat(sections):

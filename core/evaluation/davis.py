@@ -110,50 +110,47 @@ def score_sequence(annotation, result, single) -> list[ObjectScores]:
     for path in layout.masks_in(result):
         if not (annotation / path.name).is_file():
             raise UserError(f"{annotation / path.name}: missing, but {result} has this frame; every frame is needed")
-    tables = id_tables(read_ids(paths[0]), single)
-    objects = sorted(object_ids(translated(read_ids(paths[0]), tables[0])))
+    read = readers(paths[0], single)
+    objects = sorted(object_ids(read[0](paths[0])))
     if not objects:
         raise UserError(f"{paths[0]}: marks no object (0 is background, {VOID} is void), so there is nothing to score")
-    J_TM, F_TM = np.moveaxis(measure(paths, result, objects, *tables), 2, 0)
+    J_TM, F_TM = np.moveaxis(measure(paths, result, objects, *read), 2, 0)
     return [
         ObjectScores(jf.statistics(J_T), jf.statistics(F_T), result.name, id, tuple(zip(J_T.tolist(), F_T.tolist())))
         for id, J_T, F_T in zip(objects, J_TM.T, F_TM.T)
     ]
 
 
-def id_tables(first, single):
-    """Two look-up tables, uint8 [256], that give annotations and predictions their ids; None = ids stay as they are.
+def readers(first, single):
+    """Two functions, path -> ids as they are scored, uint8 [H,W]: of annotations, and of predictions.
 
-    first: the first annotation, uint8 [H,W].  single: all ids become object 1.
+    first: the path of the first annotation.  single: all ids become object 1.
     """
-    white = ids_in(first) - {0} == {VOID}
-    if not (white or single):
-        return None, None
     truth, prediction = np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)
     if single:
         truth[1:VOID] = prediction[1:] = 1
-    if white:
+    if ids_in(read_ids(first)) - {0} == {VOID}:
         truth[VOID] = prediction[VOID] = 1
-    return truth, prediction
+    return lambda path: cv2.LUT(read_ids(path), truth), lambda path: cv2.LUT(read_ids(path), prediction)
 
 
-def translated(ids, table):
-    """ids, uint8 [H,W], by one of the `id_tables`."""
-    return ids if table is None else cv2.LUT(ids, table)
-
-
-def measure(paths, result, objects, truth_table, prediction_table):
+def measure(paths, result, objects, read_truth, read_prediction):
     """J and F of M objects in T frames without the first and the last: [T-2,M,2].
 
     paths: the T annotations.  result: folder of the predictions.  objects: the M ids.  An object that a prediction
     lacks counts as empty there.  Objects that the annotations hold after the first frame only are not scored.
     """
-    read_truth = lambda path: translated(read_ids(path), truth_table)
     known = object_ids(read_truth(paths[0])) | object_ids(read_truth(paths[-1]))
     measures, predicted = [], {}
     for path in paths[1:-1]:
         truth = read_truth(path)
-        prediction = translated(read_prediction(result / path.name, path, truth.shape), prediction_table)
+        prediction = read_prediction(result / path.name)
+        if prediction.shape != truth.shape:
+            size, expected = (f"{ids.shape[1]}x{ids.shape[0]}" for ids in (prediction, truth))
+            raise UserError(
+                f"{result / path.name}: {size} pixels where its annotation {path} has {expected}; "
+                "masks must have the size of the annotation"
+            )
         radius, box = jf.tolerance_px(truth.shape), jf.surroundings(truth | prediction)
         truth, prediction = truth[box], prediction[box]
         ids = ids_in(truth)
@@ -171,18 +168,6 @@ def measure(paths, result, objects, truth_table, prediction_table):
 def object_ids(ids):
     """The set of ids in a mask without background and void."""
     return ids_in(ids) - {0, VOID}
-
-
-def read_prediction(path, truth_path, shape):
-    """The ids of a prediction.  Raises UserError if its size is not the shape [H,W] of the annotation."""
-    prediction = read_ids(path)
-    if prediction.shape != shape:
-        size, expected = (f"{width}x{height}" for height, width in (prediction.shape, shape))
-        raise UserError(
-            f"{path}: {size} pixels where its annotation {truth_path} has {expected}; "
-            "masks must have the size of the annotation"
-        )
-    return prediction
 
 
 def overall(scores) -> Scores:

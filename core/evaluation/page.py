@@ -19,7 +19,7 @@ import numpy as np
 from core.atomic import replacing
 from core.evaluation import davis, report
 from core.evaluation import folders as layout
-from core.palette import OVERLAY_PALETTE, VOID, overlay, read_ids
+from core.palette import OVERLAY_PALETTE, VOID, overlay
 
 NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -116,12 +116,11 @@ def pictures(annotation, result, photos, objects, spare, single) -> list[dict[st
     photos: {stem of the frame's name: file}.  Void is not drawn.
     """
     paths = layout.masks_in(annotation)
-    truth_table, prediction_table = davis.id_tables(read_ids(paths[0]), single)
+    read_truth, read_prediction = davis.readers(paths[0], single)
     shown = []
     for t in chosen(np.mean([score.by_frame for score in objects], axis=(0, 2))):
         path = paths[t + 1]
-        truth = davis.translated(read_ids(path), truth_table)
-        prediction = davis.translated(read_ids(result / path.name), prediction_table)
+        truth, prediction = read_truth(path), read_prediction(result / path.name)
         photo = cv2.imread(str(photos[path.stem]), AS_STORED) if path.stem in photos else None
         if photo is None:
             photo = np.zeros((*truth.shape, 3), np.uint8)

@@ -17,8 +17,8 @@ import numpy as np
 from core.atomic import replacing
 from core.errors import UserError
 from core.masks import grabcut
-from core.movies import fitted, mp4
-from core.palette import ids_in, overlay, read_ids, write_indexed
+from core.movies import mp4
+from core.palette import fitted, ids_in, overlay, read_ids, write_indexed
 from labelprop import Tracker
 from labelprop.follow import carried, corrected
 from labelprop.readout import nearest

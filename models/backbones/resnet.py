@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from models.extractor import Extractor
-from models.layers import ConvHead
+from models.layers import conv_head
 
 STRIDE = 8
 CHANNELS = {"res3": 256, "res4": 512}
@@ -58,7 +58,7 @@ class ResNet(Extractor):
         """embedding: channels of `key`."""
         super().__init__()
         self.backbone = Backbone()
-        self.head = ConvHead(CHANNELS["res4"], embedding)
+        self.head = conv_head(CHANNELS["res4"], embedding)
 
     def maps(self, images: Tensor, layer: str) -> Tensor:
         if layer == "key":

@@ -3,4 +3,3 @@
 from models.methods import crw, dul, ino
 
 METHODS = {"dul": dul, "ino": ino, "crw": crw}
-CONFIGS = {name: method.Config for name, method in METHODS.items()}
