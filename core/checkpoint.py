@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,7 @@ def _shape(value):
     return list(value.shape) if isinstance(value, torch.Tensor) else ["no tensor"]
 
 
+@cache
 def git_revision(folder):
     """The commit of the code, with "+changes" where files differ from it, or "unknown" outside git."""
     try:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import BasicBlock
 
 from models.backbones import resnet, vit
 
@@ -19,7 +18,7 @@ def recompute(network: nn.Module) -> None:
     The second time random draws are the same, and the statistics of batch norm do not move.
     """
     for module in network.modules():
-        if isinstance(module, (BasicBlock, vit.Block)):
+        if isinstance(module, (resnet.Block, vit.Block)):
             module.forward = _twice(module.forward, module, [*module.modules()])  # type: ignore[method-assign]
         elif isinstance(module, resnet.Backbone):
             module.stem = _twice(module.stem, module, [module.bn1])  # type: ignore[method-assign]

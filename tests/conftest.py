@@ -39,6 +39,12 @@ def shared():
 
 
 @pytest.fixture
+def narrow(monkeypatch):
+    """ResNets get an eighth of their channels: for tests that ask nothing of features but that they differ."""
+    monkeypatch.setattr("models.backbones.resnet.WIDTHS", (8, 16, 32, 64))
+
+
+@pytest.fixture
 def golden():
     """name -> the arrays of tests/golden/<name>.npz as a dict, or what tests/golden/<name> says, a JSON file."""
 

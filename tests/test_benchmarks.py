@@ -12,27 +12,16 @@ import torch
 from PIL import Image
 
 from benchmarks import inference, metrics, pack, scaling, soak, timing, training, workload
-from core.palette import write_indexed
 from tests.reference import inside_window
-from tests.small import write_videos
+from tests.small import write_davis, write_videos
 
 NAMES = sorted(path.stem for path in Path(metrics.__file__).parent.glob("*.py"))
 
 
 @pytest.fixture
 def davis(tmp_path):
-    """A sequence of five small frames in DAVIS layout, all annotated."""
-    root, rng = tmp_path / "davis", np.random.default_rng(0)
-    for t in range(5):
-        ids = np.zeros((48, 64), np.uint8)
-        ids[10:30, 20 + t : 50] = 1
-        write_indexed(root / f"Annotations/480p/one/{t:05d}.png", ids)
-        (root / "JPEGImages/480p/one").mkdir(parents=True, exist_ok=True)
-        frame = rng.integers(0, 256, (48, 64, 3), np.uint8)
-        Image.fromarray(frame).save(root / f"JPEGImages/480p/one/{t:05d}.jpg")
-    (root / "ImageSets/2017").mkdir(parents=True)
-    (root / "ImageSets/2017/val.txt").write_text("one\n")
-    return root
+    """A sequence of five annotated frames in DAVIS layout."""
+    return write_davis(tmp_path / "davis", videos=1, frames=5, listed=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +44,7 @@ def test_a_run_is_the_mean_of_its_calls():
 
 
 @pytest.mark.parametrize("name", workload.GEOMETRIES)
-def test_the_dense_computation_is_the_engines(name, monkeypatch):
+def test_the_dense_computation_equals_the_engine(name, monkeypatch):
     monkeypatch.setitem(workload.CHUNK, "cpu", 50)
     *_, cfg = workload.GEOMETRIES[name]
     cfg = type(cfg)(**{**vars(cfg), "radius": 4})
@@ -91,10 +80,11 @@ def sample(tmp_path):
     return tmp_path
 
 
-def test_ways_of_training_learn_the_same(sample, monkeypatch, capsys):
+def test_ways_of_training_learn_the_same(sample, monkeypatch, capsys, narrow):
     monkeypatch.setattr(training, "CHUNK", 1)
+    monkeypatch.setattr(training, "BATCHES", 1)
     small = ["method.crop_px=32", "method.resize_px=[32,40]", "method.anchor_grid=4", "data.batch_size=2"]
-    arguments = ["--device", "cpu", "--data", str(sample), "--steps", "3", "--ways", "plain", "fp32", "checkpointing"]
+    arguments = ["--device", "cpu", "--data", str(sample), "--steps", "2", "--ways", "plain", "fp32", "checkpointing"]
     drawn = ["--out", str(sample)] if find_spec("matplotlib") else []
     training.main([*arguments, "--run", "ytvos", *small, *drawn])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
@@ -142,8 +132,8 @@ def test_a_pack_holds_small_clips_and_whole_sequences(packed, davis):
     out, run = packed
     run()
     assert Image.open(out / "clips/b/1.jpg").size == (307, 192) and not (out / "clips/b/2.jpg").exists()
-    assert (out / "clips/SOURCES.tsv").exists() and (out / "davis/ImageSets/2017/val.txt").read_text() == "one\n"
-    for kind in ("JPEGImages/480p/one/00004.jpg", "Annotations/480p/one/00004.png"):
+    assert (out / "clips/SOURCES.tsv").exists() and (out / "davis/ImageSets/2017/val.txt").read_text() == "video0\n"
+    for kind in ("JPEGImages/480p/video0/00004.jpg", "Annotations/480p/video0/00004.png"):
         assert (out / "davis" / kind).read_bytes() == (davis / kind).read_bytes()
 
 

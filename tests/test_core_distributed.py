@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import socket
 
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from core import distributed
 from core.errors import UserError
 from models.methods.dul import dul_losses
+from tests.programs import CONTEXT
 from tests.small import run_of
 from tests.test_models_ino import START, batch_of, method_of
 from training.step import gradients
@@ -85,9 +85,8 @@ def test_two_processes_have_the_losses_centres_and_gradients_of_one_with_the_who
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, port, queue)) for rank in range(2)]
+    queue = CONTEXT.Queue()
+    ranks = [CONTEXT.Process(target=_rank, args=(rank, port, queue)) for rank in range(2)]
     for process in ranks:
         process.start()
     found = [[torch.tensor(part) for part in parts] for _, *parts in sorted(queue.get(timeout=120) for _ in ranks)]

@@ -17,7 +17,7 @@ AUTO = SMALL.replace("reader: frames", "reader: auto").replace(
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, called):
+def told(tmp_path, monkeypatch, called, narrow):
     """Run the program on data of tmp_path -> (exit code, what it says, its sheet)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "small.yaml").write_text(AUTO)

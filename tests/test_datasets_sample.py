@@ -142,7 +142,7 @@ def test_masks_are_the_topmost_shapes():
         assert ((fine == ident) & (ids == ident)).sum() / ((fine == ident) | (ids == ident)).sum() > 0.96
 
 
-def test_what_is_seen_is_where_the_mask_is():
+def test_an_animal_is_visible_where_its_mask_is():
     """Without an animal, the frame differs under its mask and, but for its shadow, nowhere else."""
     with_it = Scene(np.random.default_rng(8), "forest", ("beetle",), 6, (128, 192))
     without = Scene(np.random.default_rng(8), "forest", ("beetle",), 6, (128, 192))

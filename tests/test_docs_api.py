@@ -33,13 +33,15 @@ def test_the_pieces_run(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "masks").glob("*.png"))) == 5 and (tmp_path / "overlay.mp4").exists()
     assert set(np.unique(read_ids(tmp_path / "masks/00004.png"))) == {0, 1}
     assert capsys.readouterr().out.count("object 1: ") == 3 and names["shown"].shape == (64, 96, 3)
+    tracker, extractor = names["tracker"], names["extractor"]
+    assert tracker.layer == "res4" and tracker.propagation.radius == 12
+    assert isinstance(extractor, models.Extractor) and not extractor.training
     assert names["transformer"].layers[0] == "block7" and names["transformer"].cell_px("block7") == 8
     named = set(re.findall(r"`(?:docs/\w+\.md|labelprop\.follow\.carried)`", text))
     assert len(named) == 2 and (ROOT / "docs/protocols.md").exists()
 
 
 def test_hub_names_what_it_gives():
-    assert isinstance(hubconf.dul_resnet18(), models.Extractor)
     with pytest.raises(UserError, match="no ViT-S/8"):
         hubconf.ino_vits8(models.DEFAULT)
     for name in hubconf.dependencies:

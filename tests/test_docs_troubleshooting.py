@@ -204,7 +204,7 @@ def test_the_table_holds_what_is_raised_here():
 
 
 @pytest.mark.parametrize("message", RAISED)
-def test_message(message, tmp_path, monkeypatch):
+def test_message(message, tmp_path, monkeypatch, narrow):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=re.escape(message)):
         RAISED[message](tmp_path, monkeypatch)

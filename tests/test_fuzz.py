@@ -71,7 +71,7 @@ def _hangs(*_):
 
 @contextmanager
 def answered(*names):
-    """What is inside ends in time: well, or by a short UserError with one of the names and an advice."""
+    """The block ends in time: without an error, or with a short UserError that holds one of the names and an advice."""
     before = signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
     try:

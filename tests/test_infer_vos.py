@@ -3,8 +3,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from zipfile import ZipFile
 
 import cv2
@@ -19,12 +17,11 @@ import models
 from core import checkpoint, distributed
 from core.palette import read_ids, write_indexed
 from core.schema import as_plain
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.programs import ROOT, Program
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, narrow):
     """DAVIS layout: two sequences of five frames, one and two objects that move over noise."""
     rng = np.random.default_rng(0)
     for name, ids in (("pair", (1, 2)), ("single", (1,))):
@@ -254,13 +251,13 @@ def test_a_repainted_mask_is_followed_anew(program, data, tmp_path):
     assert {path.suffix for path in (tmp_path / "out/res3_vos").rglob("*") if path.is_file()} == {".png"}
 
 
-def test_an_empty_mask_is_told_before_anything_is_done(program, data, tmp_path):
+def test_an_empty_mask_is_reported_before_any_work(program, data, tmp_path):
     write_indexed(data / "Annotations/480p/pair/00000.png", np.zeros((48, 64), np.uint8))
     code, told = program(*untrained(data, tmp_path / "out"))
     assert code == 2 and told.count("pair:") == 1 and "single" not in told and not (tmp_path / "out").exists()
 
 
-def test_masks_that_look_wrong_are_warned_of_by_name(program, data, tmp_path):
+def test_warnings_name_masks_that_look_wrong(program, data, tmp_path):
     for name in ("single", "pair"):
         mask = data / f"Annotations/480p/{name}/00000.png"
         ids = np.where(read_ids(mask) > 0, np.uint8(255), np.uint8(0))
@@ -282,19 +279,15 @@ def test_ctrl_c_leaves_nothing_half_written(data, tmp_path):
     for t in range(5, 400):
         shutil.copy(frames / "00004.jpg", frames / f"{t:05d}.jpg")
     out = tmp_path / "out"
-    command = [sys.executable, ROOT / "infer_vos.py", *untrained(data, out)]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    waited = time.monotonic() + 120
-    while not list(out.glob("res4_vos/.single.part/*.png")):
-        assert running.poll() is None and time.monotonic() < waited
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    told = running.communicate(timeout=60)[1]
-    assert running.returncode == 130 and told.strip().endswith("interrupted") and "Traceback" not in told
+    running = Program(tmp_path / "printed", "infer_vos", *untrained(data, out))
+    running.until(lambda: [*out.glob("res4_vos/.single.part/*.png")])
+    running.signal(signal.SIGINT)
+    code, _, told = running.ended()
+    assert code == 130 and told.strip().endswith("interrupted") and "Traceback" not in told
     assert not masks(out) and not list(out.rglob("*.part"))
 
 
-def test_working_size_and_precision_are_choices_that_are_kept_apart(program, data, tmp_path):
+def test_masks_of_another_size_or_precision_are_not_mixed(program, data, tmp_path):
     out = tmp_path / "out"
     chosen = ("--no-vis", "--max-side", "48", "--precision", "bf16", "--batch", "2")
     code, told = program(*untrained(data, out, *chosen))
@@ -312,7 +305,7 @@ def test_a_batch_is_a_number_above_0(program, data, tmp_path, batch):
     assert code == 2 and f"{batch!r}: must be a number above 0" in told
 
 
-def test_compile_that_does_not_work_is_told(program, data, tmp_path, monkeypatch):
+def test_a_failing_compiler_is_reported(program, data, tmp_path, monkeypatch):
     def broken(features):
         def call(*inputs):
             raise torch._dynamo.exc.InternalTorchDynamoError("no compiler\nand much more")
@@ -324,18 +317,10 @@ def test_compile_that_does_not_work_is_told(program, data, tmp_path, monkeypatch
     assert code == 2 and "--compile: does not work here (no compiler); leave it out" in told
 
 
-def together(*arguments):
-    """Two processes under torchrun -> (exit code, what they printed)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, ROOT / "infer_vos.py", *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_two_processes_share_the_sequences(program, data, tmp_path):
     assert program(*untrained(data, tmp_path / "one"))[0] == 0
-    code, told = together(*untrained(data, tmp_path / "two"))
+    code, *told = Program(tmp_path / "printed", "infer_vos", *untrained(data, tmp_path / "two"), processes=2).ended()
+    told = "".join(told)
     assert code == 0, told
     assert masks(tmp_path / "two") == masks(tmp_path / "one") and len(masks(tmp_path / "two")) == 10
     scores = lambda name: (tmp_path / name / "res4_scores/per-sequence_results-val.csv").read_text()
@@ -345,15 +330,17 @@ def test_two_processes_share_the_sequences(program, data, tmp_path):
     assert told.count("2 sequences, 10 frames") == told.count("masks: ") == 1
 
 
-def test_what_fails_in_one_process_ends_all(program, data, tmp_path):
+def test_an_error_in_one_process_ends_all(program, data, tmp_path):
     frame = data / "JPEGImages/480p/pair/00003.jpg"
     frame.write_bytes(frame.read_bytes()[:700])
-    code, told = together(*untrained(data, tmp_path / "out"))
+    arguments = untrained(data, tmp_path / "out")
+    code, *told = Program(tmp_path / "printed", "infer_vos", *arguments, processes=2).ended()
+    told = "".join(told)
     assert code != 0 and told.count("pair/00003.jpg: the JPEG breaks off") == 1 and "masks: " not in told
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
-def test_a_mistake_is_told_by_the_first_process_alone(program, data, tmp_path, monkeypatch):
+def test_only_the_first_process_reports_a_mistake(program, data, tmp_path, monkeypatch):
     """The others wait meanwhile."""
 
     def waits():

@@ -1,8 +1,9 @@
-"""infer_vos.py --video: what it makes, and the ways to call it wrongly."""
+"""infer_vos.py --video: the files that it makes, and mistakes of its user."""
 
 import errno
 import json
 import re
+import shutil
 import wave
 
 import numpy as np
@@ -27,17 +28,24 @@ def painted(t):
     return frame, ids
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A place with frames/, a.mp4 and masks; the test runs there."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "frames").mkdir()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with frames/, a.mp4 and masks; not to be changed."""
+    made = tmp_path_factory.mktemp("made")
+    (made / "frames").mkdir()
     for t in range(FRAMES):
         frame, ids = painted(t)
-        Image.fromarray(frame).save(f"frames/{t}.png")
-        write_indexed(f"{t}.png", ids)
-    film(tmp_path / "a.mp4", np.arange(FRAMES) / 30)
-    return tmp_path
+        Image.fromarray(frame).save(made / f"frames/{t}.png")
+        write_indexed(made / f"{t}.png", ids)
+    film(made / "a.mp4", np.arange(FRAMES) / 30)
+    return made
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of `made`; the test runs there."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 BASE = ("--device", "cpu", "--out", "out")
@@ -143,28 +151,31 @@ def test_a_file_that_grows(folder, program, monkeypatch):
     assert set(content(folder / "out")) == {"given/00000.jpg", "given/00000.png"}
 
 
-def files(folder):
-    """Files that cannot be used."""
+@pytest.fixture(scope="module")
+def unusable(made, tmp_path_factory):
+    """A copy of `made` with files that cannot be used, and what is in it; not to be changed."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("unusable"), dirs_exist_ok=True)
     (folder / "text.mp4").write_text("no video")
     (folder / "empty.mp4").touch()
-    with wave.open("song.wav", "wb") as sound:
+    with wave.open(str(folder / "song.wav"), "wb") as sound:
         sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(16000))
     (folder / "half.mp4").write_bytes((folder / "a.mp4").read_bytes()[:-400])  # its index is at its end
     (folder / "nothing").mkdir()
     for name, spoilt in (("damaged", b"no picture"), ("sizes", None)):
         (folder / name).mkdir()
         for t in range(3):
-            Image.fromarray(painted(t)[0][: 64 if t < 2 else 60]).save(f"{name}/{t}.png")
+            Image.fromarray(painted(t)[0][: 64 if t < 2 else 60]).save(folder / f"{name}/{t}.png")
         if spoilt:
             (folder / name / "2.png").write_bytes(spoilt)
     ids = painted(0)[1]
-    write_indexed("small.png", ids[:40])
-    write_indexed("blank.png", 0 * ids)
-    Image.fromarray(ids.astype(np.uint16) * np.uint16(300) + np.uint16(ids[::-1])).save("deep.png")
-    Image.fromarray(np.array([(255, 0, 0), (0, 0, 255)], np.uint8)[ids]).save("full.png")
+    write_indexed(folder / "small.png", ids[:40])
+    write_indexed(folder / "blank.png", 0 * ids)
+    Image.fromarray(ids.astype(np.uint16) * np.uint16(300) + np.uint16(ids[::-1])).save(folder / "deep.png")
+    Image.fromarray(np.array([(255, 0, 0), (0, 0, 255)], np.uint8)[ids]).save(folder / "full.png")
     (folder / "text.png").write_text("no picture")
     (folder / "mine/masks").mkdir(parents=True)
     (folder / "mine/masks/a.png").touch()
+    return folder, content(folder)
 
 
 WRONG = [
@@ -216,15 +227,16 @@ WRONG = [
 
 
 @pytest.mark.parametrize("line, message", WRONG, ids=[line for line, _ in WRONG])
-def test_wrong_ways(folder, program, line, message):
-    files(folder)
-    before = content(folder)
+def test_mistakes(unusable, program, tmp_path, monkeypatch, line, message):
+    folder, before = unusable
+    monkeypatch.chdir(folder)
     arguments = line.split()
-    code, told = program(*arguments, "--device", "cpu", *(() if "--out" in arguments else ("--out", "out")))
+    out = () if "--out" in arguments else ("--out", tmp_path / "out")
+    code, told = program(*arguments, "--device", "cpu", *out)
     assert code == 2 and "Traceback" not in told
     (last,) = [text for text in told.splitlines() if "error: " in text]
     assert re.search(message, last), last
-    assert {name for name in content(folder) if name not in before} <= {"out/given/0.jpg", "out/given/0.png"}
+    assert content(folder) == before and {*content(tmp_path)} <= {"out/given/0.jpg", "out/given/0.png"}
 
 
 def test_several_processes(folder, program, monkeypatch):

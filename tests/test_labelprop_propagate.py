@@ -179,7 +179,7 @@ def test_int8_error_is_within_what_it_allows_for():
 @pytest.mark.parametrize("backend", ["windowed", "int8"])
 @pytest.mark.parametrize("base", [DISC, SQUARE])
 @pytest.mark.parametrize("h, w, N", [(1, 1, 1), (1, 1, 4), (1, 9, 2), (5, 2, 1), (2, 3, 3)])
-def test_more_wanted_than_there_are(base, h, w, N, backend):
+def test_top_k_above_the_number_of_candidates(base, h, w, N, backend):
     cfg = protocol(base, radius=1, top_k=50)
     arrays = made(3, N, 3, 1, h, w, torch.float32)
     torch.testing.assert_close(propagate(*arrays, cfg, backend), propagate(*arrays, cfg, "reference"))

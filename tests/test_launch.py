@@ -62,7 +62,7 @@ def test_a_python_with_everything_has_no_differences(monkeypatch):
 
 
 @pytest.mark.parametrize("name, version", [("torch", "2.8.0"), ("torch", "2.13.0.dev1+cpu"), ("numpy", "2.5.2")])
-def test_another_recent_version_will_do(monkeypatch, name, version):
+def test_another_recent_version_is_accepted(monkeypatch, name, version):
     lacks, differences = checked(monkeypatch, **{name: version})
     assert not lacks and differences.startswith(f"{name} {version}")
 
@@ -74,12 +74,12 @@ def test_an_optional_package_may_be_missing(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name, version", [("torch", "2.7.1"), ("torch", None), ("numpy", "1.26.4"), ("tqdm", None)])
-def test_what_is_needed_must_be_there(monkeypatch, name, version):
+def test_a_needed_package_must_be_installed(monkeypatch, name, version):
     lacks, _ = checked(monkeypatch, **{name: version})
     assert lacks.startswith(f"{name} ") and (version or "needed") in lacks
 
 
-def test_a_torchvision_of_another_torch_will_not_do(monkeypatch):
+def test_a_torchvision_that_does_not_import_is_refused(monkeypatch):
     lacks, _ = checked(monkeypatch, imports=False, torch="2.10.0")
     assert "torchvision does not import" in lacks
 
@@ -118,13 +118,13 @@ def test_the_python_that_has_everything_is_preferred(tmp_path, clone, active, ve
 
 
 @pytest.mark.parametrize("variables, said", [({}, "need ruff"), ({"RUFF": "no"}, "not checked")])
-def test_style_is_never_left_out_in_silence(tmp_path, clone, variables, said):
+def test_a_run_without_style_checks_says_so(tmp_path, clone, variables, said):
     clone(active=3)
     done = launched(tmp_path, "bash launch/test.sh", **variables)
     assert done.returncode and said in done.stdout + done.stderr
 
 
-def test_the_page_says_how_gradio_is_installed_and_brings_it_into_venv_itself(tmp_path, clone):
+def test_app_names_the_command_that_installs_gradio_and_runs_it_in_venv(tmp_path, clone):
     clone(venv=0)
     python = tmp_path / ".venv/bin/python"
     python.write_text('#!/bin/sh\ncase $1 in -c) exit 1;; -m) echo "$@";; esac\n')

@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 
 import models
 from core import checkpoint
 from core.augment import normalise
 from core.errors import UserError
 from core.schema import as_plain
+from models.backbones.resnet import Backbone
 from models.layers import gather_cells, warp
 from models.methods.dul import Method, dul_losses, grid_cells, self_training
 from models.published import recognised
@@ -172,6 +174,17 @@ def test_network_agrees_with_reference(golden):
     bn1 = network.backbone.bn1
     torch.testing.assert_close(bn1.running_mean, reference["train_running_mean_bn1"], atol=1e-5, rtol=0)
     torch.testing.assert_close(bn1.running_var, reference["train_running_var_bn1"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", ["res3", "res4"])
+def test_random_weights_are_those_of_torchvision(last):
+    torch.manual_seed(3)
+    ours, after = Backbone(last).state_dict(), torch.rand(1)
+    torch.manual_seed(3)
+    theirs = torchvision.models.resnet18().state_dict()
+    assert torch.equal(after, torch.rand(1))
+    kept = [name for name in theirs if not name.startswith("fc.") and (last == "res4" or "layer4" not in name)]
+    assert [*ours] == kept and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

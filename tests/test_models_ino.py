@@ -52,7 +52,7 @@ def step(method, optimiser, batch, progress):
     return losses
 
 
-def test_forward_is_the_three_terms_of_what_both_networks_put_out():
+def test_the_loss_is_the_sum_of_three_terms_of_the_outputs():
     method, batch = method_of(drop_path=0.0, mask_chance=1.0), batch_of()
     with torch.no_grad():
         method.centre_class.normal_(std=0.01)

@@ -1,16 +1,11 @@
 """What the README shows to run, runs."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import models
 from core.palette import read_ids, write_indexed
 from tests.small import write_videos
 
@@ -28,18 +23,10 @@ def video(tmp_path):
     return tmp_path
 
 
-def test_the_python_of_the_readme_runs_from_any_folder(video):
+def test_the_python_of_the_readme_runs_from_any_folder(video, monkeypatch):
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", snippet], cwd=video, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(video)
+    exec(snippet, {})  # noqa: S102  the page's own code
     masks = sorted((video / "out").glob("*.png"))
     assert len(masks) == len(list((video / "out").glob("*.jpg"))) == 3
     assert set(np.unique(read_ids(masks[2]))) == {0, 3}
-
-
-def test_torch_hub_gives_a_tracker():
-    tracker = torch.hub.load(str(ROOT), "tracker", source="local", device="cpu")
-    assert tracker.layer == "res4" and tracker.propagation.radius == 12
-    extractor = torch.hub.load(str(ROOT), "dul_resnet18", source="local")
-    assert isinstance(extractor, models.Extractor) and not extractor.training

@@ -68,7 +68,7 @@ def noting():
 
 
 @pytest.fixture
-def davis(tmp_path):
+def davis(tmp_path, narrow):
     """Two sequences of 4 frames in DAVIS layout."""
     return write_davis(tmp_path / "davis", frames=4)
 
@@ -267,7 +267,7 @@ def test_views_of_frames_of_a_pixel_and_of_several_sizes(method):
         assert all(value.shape[0] == 4 for value in sample.values())
 
 
-def test_a_fifth_of_bad_frames_is_trained_on_to_the_end(tmp_path, _cache):
+def test_a_fifth_of_bad_frames_is_trained_on_to_the_end(tmp_path, _cache, narrow):
     root = write_videos(tmp_path / "videos", videos=30, frames=4, size=(40, 48))
     text = SMALL.replace("ROOT", str(root)).replace("frames: 2, gap: 2", "frames: 3, gap: 2")  # every frame is read
     (tmp_path / "small.yaml").write_text(text)

@@ -5,7 +5,6 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,11 +23,10 @@ from core.errors import UserError
 from datasets.readers.frames import read_frame
 from models.backbones.resnet import ResNet
 from models.methods import dul
+from tests.programs import ROOT, Program
 from tests.small import write_davis, write_videos
 from training.evaluators import Validation
 from training.run import Run
-
-ROOT = Path(__file__).resolve().parents[1]
 
 SMALL = """
 method: {name: dul, embedding: 16, temperature: 0.05, anchor_grid: 4, cross_grid: 2,
@@ -46,7 +44,7 @@ log: {scalar_steps: 1, picture_steps: 2, checkpoint_steps: 100}
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, narrow):
     """-> (path of a small configuration, folder for runs); 6 videos, batches of 2: 3 steps an epoch, 6 in all."""
     write_videos(tmp_path / "videos", videos=6, frames=6, size=(40, 48))
     config = tmp_path / "small.yaml"
@@ -54,18 +52,10 @@ def project(tmp_path):
     return config, tmp_path / "runs"
 
 
-def start(config, run_dir, *arguments):
-    command = [sys.executable, "train.py", "--config", str(config), "--run-dir", str(run_dir), "--device", "cpu"]
-    # One thread: sums then have one order, which "bit for bit" needs.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def start(config, run_dir, *arguments, processes=1):
+    """train.py in another process, or in several."""
+    words = ["--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
+    return Program(run_dir.with_suffix(".printed"), "train", *words, processes=processes)
 
 
 def run(config, run_dir, *arguments):
@@ -110,20 +100,13 @@ def test_going_on_equals_the_uninterrupted_run(project):
     assert_same_run(runs / "whole", runs / "parts")
 
 
-def wait_for_step(process, step):
-    for line in process.stdout:
-        if f"step {step}/" in line:
-            return
-    raise AssertionError(f"ended early: {process.stderr.read()}")
-
-
 def test_kill_minus_9_loses_nothing(project):
     config, runs = project
     assert run(config, runs / "whole", "--set", "log.checkpoint_steps=2")[0] == 0
     process = start(config, runs / "killed", "--set", "log.checkpoint_steps=2")
-    wait_for_step(process, 3)
-    process.kill()
-    process.wait()
+    process.until("step 3/")
+    process.signal(signal.SIGKILL)
+    assert process.ended()[0] == -signal.SIGKILL
     assert not [p for p in (runs / "killed").iterdir() if p.name.startswith(".") and p.suffix == ".pth"]
     code, out, err = run(config, runs / "killed")
     assert code == 0 and "going on" in out, err
@@ -133,10 +116,10 @@ def test_kill_minus_9_loses_nothing(project):
 def test_ctrl_c_saves_before_stopping(project):
     config, runs = project
     process = start(config, runs / "a", "--set", "log.checkpoint_steps=1000", "--set", "schedule.epochs=200")
-    wait_for_step(process, 2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT, err
+    process.until("step 2/")
+    process.signal(signal.SIGINT)
+    code, out, err = process.ended()
+    assert code == 128 + signal.SIGINT, err
     assert "the same command goes on" in out and "saving" in err and "Traceback" not in err
     assert checkpoint.load(runs / "a" / "last.pth")["step"] >= 2
 
@@ -302,7 +285,7 @@ def test_a_worker_that_ends_ends_the_program_with_code_2(project, monkeypatch):
 
 
 def test_a_signal_while_data_are_waited_for_saves_and_ends_at_once(project, monkeypatch, capfd):
-    """Even where they never come; and it is not said that a step is saved."""
+    """The program ends although the data never come, and does not say that it saves a step."""
     config, runs = project
 
     class Hanging(dul.Views):
@@ -358,7 +341,7 @@ def test_a_validation_ends_at_its_next_frame_and_comes_first_when_the_run_goes_o
     assert checkpoint.load(runs / "whole" / "last.pth")["best"] == checkpoint.load(runs / "parts" / "last.pth")["best"]
 
 
-def test_what_is_said_when_it_is_finished(project, davis, monkeypatch, capfd):
+def test_the_last_lines_name_the_next_command(project, davis, monkeypatch, capfd):
     config, runs = project
     code, out, _ = run(config, runs / "a", *settings(schedule__steps=1, validation__layers="[key]"))
     assert code == 0 and "--key key" in out  # not the layer that infer_vos.py takes by itself
@@ -389,8 +372,8 @@ def test_tensorboard_keeps_every_step_of_a_run_that_goes_on(project, monkeypatch
     assert pictures == [1, 3, 5]  # of the first step, and of every second one after it
 
 
-def test_a_validation_set_that_is_not_there(project, monkeypatch, tmp_path):
-    """A warning where only our file names it, an error where the user does."""
+def test_an_absent_validation_set(project, monkeypatch, tmp_path):
+    """It is an error where the user names it, and a warning where only a configuration of this project does."""
     config, runs = project
     named = tmp_path / "configs" / "named.yaml"
     named.parent.mkdir()
@@ -403,7 +386,7 @@ def test_a_validation_set_that_is_not_there(project, monkeypatch, tmp_path):
     assert run(named, runs / "c", *settings(schedule__steps=1, validation__root=tmp_path / "absent"))[0] == 2
 
 
-def test_data_that_must_be_made_first_are_said_to_be(monkeypatch, tmp_path):
+def test_absent_sample_data_name_the_command_that_makes_them(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("sample", "ino_sample"):
         code, _, err = run(ROOT / "configs" / f"{name}.yaml", tmp_path / "run")
@@ -452,7 +435,7 @@ def test_a_disk_that_is_full_is_named_and_leaves_the_checkpoint(tmp_path):
     assert checkpoint.load(tmp_path / "last.pth") == {"step": 1} and os.listdir(tmp_path) == ["last.pth"]
 
 
-def test_what_a_kill_while_saving_left_is_removed(tmp_path):
+def test_a_start_removes_half_written_checkpoints(tmp_path):
     (tmp_path / ".last.pth.123").write_bytes(b"half")
     (tmp_path / "last.pth").write_bytes(b"whole")
     Run(torch.nn.Linear(2, 2), models.read_config(ROOT / "configs/sample.yaml"), tmp_path, torch.device("cpu"))

@@ -15,7 +15,8 @@ import models
 from core import checkpoint
 from datasets.clip import BadClips
 from models.methods import dul
-from tests.test_train import ROOT, assert_same_run, davis, project, run, settings  # noqa: F401
+from tests.programs import ROOT
+from tests.test_train import assert_same_run, davis, project, run, settings, start  # noqa: F401
 from training.evaluators import Validation
 from training.logbook import Logbook
 from training.run import Run
@@ -24,16 +25,8 @@ from training.stop import Stop
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def start(config, run_dir, *arguments):
-    """train.py in two processes, in a process group of their own."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [*torchrun, "train.py", "--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    return subprocess.Popen([str(word) for word in words], cwd=ROOT, env=ENVIRONMENT, **pipes)
-
-
 def workers(process):
-    """The ids of the processes that train; torchrun gives each a session of its own."""
+    """The ids of the processes that torchrun's agent started."""
     found = subprocess.check_output(["pgrep", "-P", str(process.pid), "python"], text=True)
     return [int(word) for word in found.split()]
 
@@ -54,10 +47,16 @@ def ended(process, code=0):
 def test_two_processes_share_validation_go_on_bit_for_bit_and_become_one(project, davis):  # noqa: F811
     config, runs = project
     more = settings(validation__root=davis, validation__sequences="[video0]")
-    whole, _ = ended(start(config, runs / "whole", *more, *settings(schedule__steps=5)))
+
+    def together(name, steps):
+        code, out, err = start(config, runs / name, *more, *settings(schedule__steps=steps), processes=2).ended()
+        assert code == 0, err
+        return out
+
+    whole = together("whole", 5)
     assert whole.count("a new run") == 1 and whole.count("J&F res4") == 2  # at steps 3 and 5, by one of the processes
-    for steps in (4, 5):
-        out, _ = ended(start(config, runs / "parts", *more, *settings(schedule__steps=steps)))
+    together("parts", 4)
+    out = together("parts", 5)
     assert "start 2" in out and "at step 4" in out and "instead of" not in out
     assert_same_run(runs / "whole", runs / "parts")
     # One process measures the same as the two.
@@ -80,17 +79,15 @@ def test_a_signal_stops_both_processes_within_two_steps(project, to_all):  # noq
     """A signal to one of them, or to all and torchrun, as SLURM sends it: the processes get it twice then."""
     config, runs = project
     rare = settings(log__scalar_steps=10_000, log__checkpoint_steps=10_000, schedule__epochs=20_000)
-    process = start(config, runs / "a", *rare)
-    for line in process.stdout:
-        if "steps 0 to" in line:
-            break
+    process = start(config, runs / "a", *rare, processes=2)
+    process.until("steps 0 to")
     time.sleep(0.5)
     first, second = workers(process)
     for receiver in (process.pid, first, second) if to_all else (second,):
         os.kill(receiver, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    code, out, err = process.ended()
     step = checkpoint.load(runs / "a" / "last.pth")["step"]
-    assert process.returncode != 0 and f"at step {step}; the same command goes on" in out, err
+    assert code != 0 and f"at step {step}; the same command goes on" in out, err
 
 
 def test_the_echo_of_a_signal_ends_nothing():

@@ -28,7 +28,7 @@ INO = [
 
 
 @pytest.fixture(autouse=True)
-def _cache_folder(tmp_path, monkeypatch):
+def _cache_folder(tmp_path, monkeypatch, narrow):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -81,11 +81,11 @@ def search(frames, groups, cfg):
         (1, 9, 3, 3, Propagation("disc", 1, True, 0.07, 2, 7, True)),
     ],
 )
-def test_is_the_definition(h, w, D, N, cfg):
+def test_masks_equal_the_definition(h, w, D, N, cfg):
     check(*made(0, N, 3, D, h, w), [(0, N - 1, 1)], cfg)
 
 
-def test_is_the_definition_in_the_shapes_that_run(monkeypatch):
+def test_masks_equal_the_definition_in_the_shapes_that_run(monkeypatch):
     monkeypatch.setattr(triton_backend, "SHAPES", SHAPES[-1:])
     check(*made(1, 3, 2, 40, 3, 3), [(0, 2, 1)], DUL)
 
@@ -99,7 +99,7 @@ def test_groups_have_their_own_references_frames_and_copies(cfg):
     check(frames, labels, [(0, 4, 3), (2, 2, 1), (4, 0, 1)], cfg)
 
 
-def test_more_wanted_than_there_are():
+def test_top_k_above_the_number_of_candidates():
     for cfg in (Propagation("disc", 1, True, 0.1, 50, 5, True), Propagation("disc", 1, False, 0.1, 50, 5, True)):
         check(*made(3, 2, 2, 8, 2, 3), [(0, 1, 1)], cfg)
 
@@ -161,7 +161,7 @@ def test_tiles_pass_a_few_at_a_time(monkeypatch):
     check(*made(8, 2, 2, 16, 3, 6), [(0, 1, 1)], DUL)
 
 
-def test_what_is_no_number_is_no_candidate():
+def test_nan_is_no_candidate():
     frames, labels = made(9, 2, 2, 16, 2, 3)
     frames[0, 1, 1] = torch.nan
     (ours,) = masks_of(triton_backend, frames, labels, [(0, 1, 1)], DUL, torch.float32)

@@ -12,12 +12,11 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from core.augment import normalise
 from core.errors import UserError
 from core.strict import Section, above, at_least, below_one, span
-from models.backbones.resnet import CHANNELS, Backbone, ReflectResNet
+from models.backbones import resnet
 from models.extractor import unit
 from models.layers import seeded, sheet, tiled
 from models.method import Losses
@@ -62,6 +61,8 @@ class Views:
     """
 
     def __init__(self, config: Config):
+        from torchvision.transforms import v2  # takes a second, for programs that make no views, too
+
         self.patch_px, self.stride_px = config.patch_px, config.stride_px
         self.crop = v2.RandomResizedCrop(config.crop_px, config.crop_area, CROP_RATIO)
         self.jitter = v2.RandomResizedCrop(config.patch_px, config.patch_area, PATCH_RATIO)
@@ -84,10 +85,10 @@ class Method(BaseMethod):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.extractor = ReflectResNet()
+        self.extractor = resnet.ReflectResNet()
         self.extractor.mean, self.extractor.std = MEAN, STD
-        self.layer4 = Backbone("res4", "reflect").layer4
-        self.head = nn.Linear(CHANNELS["res4"], config.embedding)
+        self.layer4 = resnet.Backbone("res4", "reflect").layer4
+        self.head = nn.Linear(resnet.WIDTHS[-1], config.embedding)
 
     def forward(self, batch):
         """batch: patches uint8 [B,T,N,3,p,p].  -> Losses: cycle_i and returned_i of the walk of i + 1 steps and back.

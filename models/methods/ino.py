@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.transforms import v2
 
 from core import distributed, schedule
 from core.augment import normalise
@@ -90,6 +89,8 @@ class Views:
     """clip -> {"global" [T,3,g,g], "local" [T,L,3,l,l]}, uint8; every crop of every frame drawn on its own."""
 
     def __init__(self, config: Config):
+        from torchvision.transforms import v2  # takes a second, for programs that make no views, too
+
         self.local_crops = config.local_crops
         self.global_view = random_crop(config.global_px, config.global_area)
         self.local_view = v2.Compose(
@@ -115,6 +116,8 @@ class Views:
 
 def random_crop(side, area):
     """A transform that crops a share in the range `area` of a frame, 3:4 to 4:3, and resizes it to side x side."""
+    from torchvision.transforms import v2
+
     cubic = v2.InterpolationMode.BICUBIC
     return v2.RandomResizedCrop(side, scale=area, ratio=(3 / 4, 4 / 3), interpolation=cubic, antialias=True)
 
