@@ -330,6 +330,21 @@ def test_two_processes_share_the_sequences(program, data, tmp_path):
     assert told.count("2 sequences, 10 frames") == told.count("masks: ") == 1
 
 
+def test_torchrun_starts_the_program(data, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        ROOT / "infer_vos.py",
+    ]
+    words = [str(word) for word in (*command, *untrained(data, tmp_path / "out"))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and len(masks(tmp_path / "out")) == 10, done.stderr
+
+
 def test_an_error_in_one_process_ends_all(program, data, tmp_path):
     frame = data / "JPEGImages/480p/pair/00003.jpg"
     frame.write_bytes(frame.read_bytes()[:700])
