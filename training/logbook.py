@@ -30,7 +30,8 @@ def _tensorboard(folder, first_step):
     except ImportError:
         log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
         return _Silent()
-    return SummaryWriter(str(folder), purge_step=first_step)
+    # Files are named by the second and the machine: with the step, too, a start in the same second overwrites nothing.
+    return SummaryWriter(str(folder), purge_step=first_step, filename_suffix=f".{first_step:09d}")
 
 
 class Logbook:
