@@ -181,15 +181,13 @@ def task(
     if video.remark:
         warnings.warn(f"{path}: {video.remark}", stacklevel=2)
     chosen = Task(video, {}, start, end, every)
-    pictures: dict[int, str] = {}
+    painted: dict[int, str] = {}
     for text in masks:
         number, picture = mask_at(text)
         number = _checked_number(chosen, number, f"--mask {text}")
-        if number in pictures:
-            raise UserError(
-                f"--mask {text}: {pictures[number]} is given for frame {number}, too; name one mask a frame"
-            )
-        pictures[number] = picture
+        if number in painted:
+            raise UserError(f"--mask {text}: {painted[number]} is given for frame {number}, too; name one mask a frame")
+        painted[number] = picture
     drawn: dict[int, dict[int, Box]] = {}
     for text in boxes:
         number, id, box = box_at(text)
@@ -197,14 +195,14 @@ def task(
         if id in drawn.setdefault(number, {}):
             raise UserError(f"--box {text}: object {id} has a box at frame {number} already")
         drawn[number][id] = box
-    if not pictures and not drawn:
+    if not painted and not drawn:
         raise UserError("--video: needs --mask PICTURE, or --box ID:x,y,w,h, which say what to follow")
     colours: dict[Colour, int] = {}
-    for number in sorted({*pictures, *drawn}):
-        ids = _read(pictures[number], video.size, colours) if number in pictures else np.zeros(video.size, np.uint8)
+    for number in sorted({*painted, *drawn}):
+        ids = _read(painted[number], video.size, colours) if number in painted else np.zeros(video.size, np.uint8)
         both = ids_in(ids) & {*drawn.get(number, ())}
         if both:
-            raise UserError(f"--box of object {min(both)}: {pictures[number]} holds this object at the same frame")
+            raise UserError(f"--box of object {min(both)}: {painted[number]} holds this object at the same frame")
         cut = grabcut(video.frame(number).pixels, drawn[number]) if number in drawn else ids
         chosen.masks[number] = np.where(cut > 0, cut, ids)
     return chosen

@@ -44,13 +44,13 @@ class Frame(Protocol):
 class Task(Protocol):
     """A video and the objects to follow.
 
-    video: has .path, .size = (H, W) and .frame(number) -> Frame.  length: the number of frames to follow, None = not
-    known.  fps: frames a second of the results.
+    video: has .path, .size = (H, W) and .frame(number) -> Frame.  length: the number of frames to follow.  fps:
+    frames a second of the results.
     """
 
     video: Any
     masks: dict[int, np.ndarray]  # {number of a frame: ids uint8 [H,W]}
-    length: int | None
+    length: int
     fps: float
 
     def frames(self) -> Iterator[Frame]:

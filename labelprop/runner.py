@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -42,28 +42,21 @@ class Sequence(Protocol):
 
 def run(
     sequences: list[Sequence], tracker, out: str | Path, *,
-    overwrite: bool = False, visuals: bool = True, quiet: bool = False, rank: int = 0, world: int = 1,
-    after_frame: Callable[[], None] = lambda: None,
+    overwrite: bool = False, visuals: bool = True, rank: int = 0, world: int = 1,
 ) -> Path:  # fmt: skip
     """Segment every sequence.  Returns the folder of masks, <out>/<layer>_vos.
 
     tracker: labelprop.Tracker.  Writes <layer>_vos/<sequence>/<frame>.png and, with visuals, the overlays
     <layer>_vis/<sequence>/<frame>.jpg.  A finished sequence is left out, unless overwrite is true or its given masks or
-    its frames have changed.  quiet: print nothing.  rank, world: the number of this process, and of all processes that
-    share the sequences.  after_frame: called after every frame; an error that it raises ends the run.
+    its frames have changed.  rank, world: the number of this process, and of all processes that share the sequences.
     """
     out, mine = Path(out), dealt(sequences, rank, world)
     frames = sum(sequence.length for sequence in mine)
-    hidden = quiet or world > 1 or not sys.stderr.isatty()
+    hidden = world > 1 or not sys.stderr.isatty()
     with (
         tqdm(total=frames, unit="frame", disable=hidden, leave=False, dynamic_ncols=True) as bar,
         ThreadPoolExecutor(writers(tracker.device)) as pool,
     ):
-
-        def tick():
-            bar.update()
-            after_frame()
-
         for number, sequence in enumerate(mine, 1):
             given = sequence.given()
             results = Results(out, tracker.layer, sequence, given, visuals)
@@ -76,13 +69,12 @@ def run(
                 bar.set_description(sequence.name)
                 started = time.perf_counter()
                 with results.replaced() as (vos, vis):
-                    segment(sequence, tracker, given, vos, vis, pool, tick)
+                    segment(sequence, tracker, given, vos, vis, pool, bar.update)
                 told = f"{sequence.length} frames, {sequence.length / (time.perf_counter() - started):.2f} frames/s"
-            if not quiet:
-                again = f"; {reason}: done again" if reason else ""
-                line = f"[{number}/{len(mine)}] {sequence.name}: {told}; {followed(given)}{again}"
-                bar.write(line, file=sys.stdout)
-                sys.stdout.flush()
+            again = f"; {reason}: done again" if reason else ""
+            line = f"[{number}/{len(mine)}] {sequence.name}: {told}; {followed(given)}{again}"
+            bar.write(line, file=sys.stdout)
+            sys.stdout.flush()
     return out / f"{tracker.layer}_vos"
 
 

@@ -273,5 +273,5 @@ def test_features_see_frames_on_the_device_in_zero_to_one(tmp_path):
         seen.append((frames.device.type, frames.dtype, float(frames.min()) >= 0, 0.5 < float(frames.max()) <= 1))
         return colours(frames)
 
-    runner.run([Moving("one", length=2)], tracker(features), tmp_path, quiet=True)
+    runner.run([Moving("one", length=2)], tracker(features), tmp_path)
     assert set(seen) == {("cpu", torch.float32, True, True)}
