@@ -216,8 +216,7 @@ class ClipLoader:
     def serve(self, first_step: int, last_step: int) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
         """with loader.serve(a, b) as batches: the iterator `batches(a, b)`; its workers end with the block.
 
-        torch raises an error for a dead worker wherever the main process is at that moment.  In the block it becomes a
-        UserError.
+        Where a worker has died, the next batch raises a UserError.
         """
         batches = worker.started(self.dataset, self._items(first_step, last_step), self.workers, self.pinned)
         try:
@@ -226,7 +225,7 @@ class ClipLoader:
             raise
         except Exception as error:
             if worker.died(batches, error):
-                cause = f"{error or type(error).__name__}  {worker.MEMORY}"
+                cause = f"{str(error) or type(error).__name__}  {worker.MEMORY}"
                 raise UserError(f"a worker that reads data died: {cause}") from error
             raise
         finally:

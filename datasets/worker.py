@@ -1,11 +1,11 @@
 """The processes in which torch's DataLoader reads data: how they start and end, and what they hand over."""
 
+import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
 import warnings
-from contextlib import suppress
 
 import cv2
 import torch
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, default_collate
 
 #: Seconds after which workers that have not ended are killed.
 PATIENCE = 2.0
+#: Seconds that a worker needs at most to end, from the moment when its connections break.
+DYING = 1.0
 MEMORY = (
     "Usually memory ran out: /dev/shm (in a container, start it with --shm-size=16g) or the machine's; "
     "lower data.workers or data.batch_size, or set data.workers=0"
@@ -38,10 +40,15 @@ def started(dataset, items, workers, pinned):
             generator=torch.Generator(),  # else the loader would draw from the run's own generator
         )
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # workers inherit it, for `_obey`
+        handler = signal.getsignal(signal.SIGCHLD)
         try:
             return iter(loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if signal.getsignal(signal.SIGCHLD) is not handler:
+                # torch's handler raises an error for a dead worker in any line of the program, also in one that saves
+                # a checkpoint or ends the workers.  Without it, the next batch that is asked for raises the error.
+                signal.signal(signal.SIGCHLD, handler)
 
 
 def collate(samples):
@@ -63,9 +70,13 @@ def _workers(batches):
 
 def died(batches, error):
     """Whether the death of a worker is the cause of an error."""
-    # A batch that a dead worker sent in part raises errors of any kind.
-    dead = any(worker.exitcode is not None for worker in _workers(batches)) and not batches._shutdown
-    return "DataLoader worker (pid" in str(error) or (dead and not str(error).startswith("Caught "))
+    if "DataLoader worker (pid" in str(error):
+        return True
+    workers = _workers(batches)
+    if str(error).startswith("Caught ") or not workers or batches._shutdown:
+        return False
+    # A batch that a dead worker sent in part raises errors of any kind, perhaps before the worker has quite ended.
+    return bool(multiprocessing.connection.wait([worker.sentinel for worker in workers], DYING))
 
 
 def end(batches):
@@ -75,8 +86,7 @@ def end(batches):
         return
     force = threading.Timer(PATIENCE, lambda: [worker.kill() for worker in workers])
     force.start()
-    with suppress(RuntimeError):  # torch's report of a worker that was killed
-        batches._shutdown_workers()
+    batches._shutdown_workers()
     for worker in workers:
         worker.join()
     force.cancel()

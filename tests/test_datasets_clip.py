@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 import time
 
 import cv2
@@ -354,17 +355,35 @@ def test_what_happens_in_a_worker_ends_the_program_soon_and_with_its_cause(harm,
     assert (kind is UserError) == ("Traceback" not in str(caught.value))
 
 
-def test_a_worker_that_dies_is_explained_wherever_that_is_noticed():
-    """torch raises from a signal handler: in a training step as well as in the loader."""
-    made = loader(workers=1)
+def test_the_death_of_a_worker_is_reported_by_the_next_batch_alone(impatient):
+    """A step or a save that runs at that moment is not broken off."""
+    made, handler = loader(workers=1), signal.getsignal(signal.SIGCHLD)
+    with made.serve(0, 20) as batches:
+        next(batches)
+        (process,) = multiprocessing.active_children()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert signal.getsignal(signal.SIGCHLD) is handler
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            list(batches)
     with pytest.raises(UserError, match="worker that reads data died"), made.serve(0, 20) as batches:
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        list(batches)
+
+
+def test_an_error_of_a_connection_waits_for_the_end_of_the_worker():
+    """The connections of a dying worker break before it has ended."""
+    with pytest.raises(UserError, match="worker that reads data died: EOFError"), loader(workers=1).serve(0, 20):
+        (process,) = multiprocessing.active_children()
+        threading.Timer(0.2, process.kill).start()
+        raise EOFError
+
+
+def test_an_error_of_a_step_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(worker, "DYING", 0.1)
+    with pytest.raises(KeyError), loader(workers=1).serve(0, 20) as batches:
         next(batches)
-        (worker,) = multiprocessing.active_children()
-        os.kill(worker.pid, signal.SIGKILL)
-        time.sleep(5)
-    with pytest.raises(KeyError), made.serve(0, 20) as batches:
-        next(batches)
-        raise KeyError  # the step's own error stays as it is
+        raise KeyError
 
 
 def _hangs():
