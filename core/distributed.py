@@ -107,10 +107,13 @@ def mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def from_first(values: torch.Tensor) -> torch.Tensor:
-    """The values of rank 0, on every rank; values must have the same shape and dtype on every rank."""
+    """The values of rank 0, on every rank; values must have the same shape and dtype on every rank.
+
+    Values on the CPU wait for no GPU.
+    """
     if world_size() > 1:
         values = values.clone()
-        dist.broadcast(values, 0)
+        dist.broadcast(values, 0, group=_hosts.get() if values.device.type == "cpu" else None)
     return values
 
 

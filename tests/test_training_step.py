@@ -1,13 +1,17 @@
-"""A batch computed in parts: the gradients of the whole."""
+"""The gradients of a batch: computed in parts they are those of the whole, and they wait for no device."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 import models
 from core.errors import UserError
 from core.schedule import Progress
-from models.methods import crw, ino
-from tests.small import crw_config, ino_config, run_of
+from models.methods import crw, dul, ino
+from tests.small import crw_config, dul_config, ino_config, run_of
 from training.run import Run
 from training.step import gradients
 
@@ -24,6 +28,24 @@ def of_crw():
     # Batch norm by its running statistics: in training it takes those of each part.
     method = crw.Method(crw_config(edge_dropout=0.0)).eval()
     return method, {"patches": torch.randint(0, 256, (4, 3, 4, 3, 16, 16), dtype=torch.uint8)}
+
+
+def of_dul():
+    views, frames = dul.Views(dul_config()), [np.zeros((70, 90, 3), np.uint8)] * 3
+    return dul.Method(dul_config()), default_collate([views(frames, np.random.default_rng(clip)) for clip in range(2)])
+
+
+@pytest.mark.parametrize("make", [of_ino, of_crw, of_dul])
+def test_gradients_wait_for_no_device(make, monkeypatch):
+    """Tensors on the device "meta" have no values: a line that would wait for one raises."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know this device
+    method, batch = make()
+    run = run_of(method.to("meta").train(), 1)
+    run.device = torch.device("meta")
+    losses = gradients(run, method, batch, START)
+    method.before_step(START)
+    method.after_step(START)
+    assert all(loss.is_meta for loss in losses.values()) and any(p.grad is not None for p in method.parameters())
 
 
 @pytest.mark.parametrize("make", [of_ino, of_crw])

@@ -217,8 +217,10 @@ class Method(BaseMethod):
         T = parts[0]["global"].shape[1]
         if T % 2:
             raise UserError(f"clip.frames = {T}: must be even for ino, which pairs the frames of its two halves")
-        mask = self._draw_mask(parts[0]["global"])
-        places = mask.nonzero()[:, 0]
+        crops = parts[0]["global"]
+        mask = self._draw_mask(crops)
+        places = mask.nonzero()[:, 0]  # on the CPU: on a device it would wait until the device has counted
+        mask, places = (each.to(crops.device, non_blocking=True) for each in (mask, places))
         images = (normalise(part["global"]).transpose(0, 1).flatten(0, 1) for part in parts)
         seen = [[out.unflatten(0, (T, -1)) for out in self.teacher(each, places=places)] for each in images]
         class_means = [ino_losses.pair_means(of_class) for of_class, _ in seen]
@@ -266,20 +268,16 @@ class Method(BaseMethod):
     def pictures(self, batch):
         one = {name: value[0] for name, value in batch.items()}
         looks = self.teacher.backbone.class_attention(normalise(one["global"]))[:, :, 1:]
-        return {"sample": training_sample(one, self._draw_mask(one["global"]), looks)}
+        return {"sample": training_sample(one, self._draw_mask(one["global"]).to(looks.device), looks)}
 
     def _draw_mask(self, crops):
-        """The masked patches of this batch, bool [N]: none, or a random share; the same on all ranks.
-
-        The mask is drawn on the CPU, so that a run draws the same mask on every device.
-        """
+        """The masked patches of this batch, bool [N] on the CPU: none, or a random share; the same on all ranks."""
         count = (crops.shape[-1] // self.config.patch) ** 2
         low, high = self.config.mask_share
         chance, share = torch.rand(2).tolist()
         masked = int((low + (high - low) * share) * count) if chance < self.config.mask_chance else 0
         mask = torch.zeros(count, dtype=torch.bool)
         mask[torch.randperm(count)[:masked]] = True
-        mask = mask.to(crops.device)
         return distributed.from_first(mask) if self.training else mask
 
 
