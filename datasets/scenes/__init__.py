@@ -1,1 +1,0 @@
-"""Drawn scenes: animals in their habitats, with exact masks (the sample set)."""
