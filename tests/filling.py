@@ -1,11 +1,11 @@
-"""The rule that the reference networks' weights and images are filled by; see the README of the reference data."""
+"""Weights and images of the reference values, computed by a rule, so that they need not be stored."""
 
 import numpy as np
 import torch
 
 
 def uniform(count, entry):
-    """`count` numbers in [-1, 1), float64, a hash of their place and of `entry`."""
+    """float64 [count], numbers in [-1, 1): each is a hash of its index and of `entry`."""
     with np.errstate(over="ignore"):
         h = np.arange(count, dtype=np.uint32) + np.uint32(entry * 0x9E3779B9 & 0xFFFFFFFF)
         h ^= h >> np.uint32(16)
@@ -17,7 +17,7 @@ def uniform(count, entry):
 
 
 def value(name, shape, entry):
-    """The tensor of a state_dict key at place `entry` of the sorted keys."""
+    """The tensor of the state_dict key `name`.  entry: the index of the key among all sorted keys."""
     count = int(np.prod(shape))
     last, s = name.rsplit(".", 1)[-1], uniform(count, entry)
     if last == "num_batches_tracked":
@@ -38,12 +38,12 @@ def value(name, shape, entry):
 
 
 def state(shapes):
-    """{name: shape}, under the names that the rule sorts by -> the filled state_dict."""
+    """{name: shape} -> {name: filled tensor}.  The rule sorts by these names."""
     return {name: value(name, tuple(shape), entry) for entry, (name, shape) in enumerate(sorted(shapes.items()))}
 
 
 def fill(module, names=lambda name: name):
-    """Fill a module.  names: our state_dict key -> the key that the rule knows, where they differ."""
+    """Fill a module and return it.  names: a function from its state_dict keys to the names that the rule sorts by."""
     own = module.state_dict()
     filled = state({names(name): tensor.shape for name, tensor in own.items()})
     module.load_state_dict({name: filled[names(name)] for name in own})
@@ -51,5 +51,5 @@ def fill(module, names=lambda name: name):
 
 
 def images(shape, entry):
-    """Images or head inputs: 2 s with the entry given (1000, 1001, 1002)."""
+    """Images, or inputs of a head: twice `uniform`.  entry: 1000, 1001 or 1002 in the reference values."""
     return torch.from_numpy((2 * uniform(int(np.prod(shape)), entry)).astype(np.float32)).reshape(shape)

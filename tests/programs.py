@@ -1,6 +1,6 @@
-"""Programs in processes of their own, started in a moment: they are forked from a process that has imported them once.
+"""Start the programs in new processes, quickly: these are forks of a server process that has imported the programs.
 
-That process, unlike one of the tests, has computed nothing: torch cannot compute gradients on after a fork on a GPU.
+The server computes nothing: on a machine with a GPU, torch cannot compute gradients in a fork of a process that has.
 """
 
 import multiprocessing
@@ -20,9 +20,9 @@ CONTEXT.set_forkserver_preload(["train", "infer_vos", "torch.distributed.run", "
 
 
 class Program:
-    """A program that runs.  name: "train" or "infer_vos".  folder: keeps what it prints.
+    """A running program.  name: "train" or "infer_vos".  folder: gets its output, as the files stdout and stderr.
 
-    processes: more than 1 = started by torchrun's agent, as `torchrun --standalone` does it.
+    processes: if more than 1, torchrun's agent starts them, as `torchrun --standalone` does.
     """
 
     def __init__(self, folder, name, *arguments, processes=1):
@@ -34,7 +34,7 @@ class Program:
         self.pid = self.process.pid
 
     def until(self, true, seconds=300):
-        """Wait until true() or a text that it prints is there."""
+        """Wait until `true` returns True; if `true` is a text, until the program has printed it."""
         found = true if callable(true) else lambda: true in self.printed()[0]
         end = time.monotonic() + seconds
         while not found():
@@ -45,7 +45,7 @@ class Program:
         os.kill(self.pid, number)
 
     def ended(self, seconds=300):
-        """Wait for its end -> (exit code, stdout, stderr); the code is negative where a signal ended it."""
+        """Wait for the end -> (exit code, stdout, stderr).  The exit code is -N if signal N ended the program."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
@@ -59,7 +59,7 @@ class Program:
 
 
 def _run(folder, words, environment, widths, processes):
-    """The start of the new process."""
+    """Set up the new process, then run the program in it, or in several."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
@@ -76,10 +76,10 @@ def _run(folder, words, environment, widths, processes):
 
 
 def _program(words):
-    """The program itself, as `python NAME.py ...` starts it."""
+    """Run the program as `python NAME.py ...` does."""
     import torch
 
-    torch.set_num_threads(1)  # sums then have one order
+    torch.set_num_threads(1)  # so that sums always have the same order
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Small versions of real things, for quick tests."""
+"""Small configurations, videos and data sets, for fast tests."""
 
 from types import SimpleNamespace
 
@@ -73,7 +73,7 @@ def crw_config(**changes):
 
 
 def run_of(method, accumulate):
-    """A method in a run that has nothing but what gradients need."""
+    """A stand-in for a Run: only the attributes that training.step.gradients reads."""
     parts = SimpleNamespace(data=SimpleNamespace(accumulate=accumulate), optim=SimpleNamespace(precision="fp32"))
     optimiser = torch.optim.SGD(method.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -96,7 +96,7 @@ def write_videos(root, videos=6, frames=8, size=(72, 96), seed=0):
 
 
 def write_davis(root, videos=2, frames=6, listed=2, seed=0):
-    """`write_videos` at 40x48 px in DAVIS layout; those that are listed have a mask of every frame, always the same."""
+    """Videos of 48x40 px in DAVIS layout.  The first `listed` are in val.txt and have the same mask for every frame."""
     write_videos(root / "JPEGImages/480p", videos, frames, size=(40, 48), seed=seed)
     mask = np.zeros((40, 48), np.uint8)
     mask[10:30, 12:36] = 1
