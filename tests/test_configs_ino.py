@@ -1,4 +1,4 @@
-"""What the INO configurations say, against the paper's tables."""
+"""The INO configurations against the paper's tables."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and one that cannot be written is named."""
+"""A file is written completely or not at all; the error names a file that cannot be written."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Strict YAML: what is right loads, what is wrong is named."""
+"""Configurations: valid files load; errors name the file, the key and the value."""
 
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_messages_name_the_file_and_missing_keys(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("seed: 2020-13-45", "month must be"),  # a date to YAML
+        ("seed: 2020-13-45", "month must be"),  # YAML reads a date
         ("seed: 0x_", "cannot be read"),
         ("seed: !!timestamp x", "cannot be read"),
         ("log: !!map x", "cannot be read"),
@@ -150,7 +150,7 @@ def test_a_file_takes_from_its_base_what_it_does_not_say(tmp_path):
     ours, base = (schema.as_plain(models.read_config(path)) for path in (derived, YTVOS))
     assert ours == {**base, "seed": 5, "clip": {**base["clip"], "gap": 7}}
     derived.write_text("base: ytvos\nmethod: {name: other, width: 4}\n")
-    assert strict.read(derived)["method"] == {"name": "other", "width": 4}  # no key of another method's
+    assert strict.read(derived)["method"] == {"name": "other", "width": 4}  # no keys of the base's method
     derived.write_text("base: [ytvos]\n")
     with pytest.raises(UserError, match="mine.yaml: base = .*must be the name of a file"):
         models.read_config(derived)

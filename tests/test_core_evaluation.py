@@ -53,12 +53,12 @@ def test_long_sequences_have_a_decay(golden):
     arrays = golden("g8_metrics")
     measured = jf.statistics(arrays["long_in"])
     np.testing.assert_allclose(measured[:2], arrays["long_out"][:2], rtol=0, atol=1e-9)
-    quarter = arrays["long_in"][:76].mean() - arrays["long_in"][224:].mean()  # cuts 0, 75, 150, 224, 299
+    quarter = arrays["long_in"][:76].mean() - arrays["long_in"][224:].mean()  # quarters 0-75, 75-150, 150-224, 224-299
     assert measured.decay == pytest.approx(quarter, abs=1e-12)
 
 
 def blobs(rng, shape):
-    """A mask of a few boxes, some of them at the border."""
+    """A random mask of at most three boxes, some at the border, sometimes with noise."""
     mask = np.zeros(shape, bool)
     for _ in range(rng.integers(0, 4)):
         y, x = rng.integers(-8, shape[0]), rng.integers(-8, shape[1])
@@ -67,7 +67,7 @@ def blobs(rng, shape):
 
 
 def contour_points(mask):
-    """Oracle: [n,2], pixels of whose neighbours to the right, below and across one differs."""
+    """Reference: pixels (y, x) that differ from the neighbour to the right, below, or below right; [n,2]."""
     (H, W), mask = mask.shape, mask.tolist()
     points = [
         (y, x)
@@ -79,7 +79,7 @@ def contour_points(mask):
 
 
 def plain_j_and_f(truth, prediction, radius):
-    """Oracle: over the full picture, every distance between two contour pixels computed."""
+    """Reference: J and F from the distances between all contour pixels of the full masks."""
     either = int((truth | prediction).sum())
     J = int((truth & prediction).sum()) / either if either else 1.0
     a, b = contour_points(truth), contour_points(prediction)
@@ -141,7 +141,7 @@ def test_widening_is_a_dilation_by_a_disk():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Annotations and results of two made sequences; `late` has an object that the first frame lacks."""
+    """Annotations and results of two sequences; object 4 of `late` is not in the first frame."""
     for name, ids in [("pair", (1, 3)), ("late", (2,))]:
         for t in range(6):
             mask = np.zeros((48, 64), np.uint8)
@@ -270,7 +270,7 @@ def test_all_ids_are_one_object_in_2016(folders):
     files = [f"pair/{t:05d}.png" for t in range(1, 5)]
     rows = [jf.j_and_f(read_ids(truth / file) > 0, read_ids(masks / file) > 0) for file in files]
     assert [jf.statistics(measure) for measure in zip(*rows)] == [one[0].J, one[0].F]
-    for t in range(6):  # other ids, void in the truth, white objects in the prediction: the same object
+    for t in range(6):  # other ids, void in the truth, white in the prediction: still one object
         mask = read_ids(truth / f"pair/{t:05d}.png") * 7
         mask[:, 60:] = 255
         write_indexed(truth / f"pair/{t:05d}.png", mask)

@@ -1,4 +1,4 @@
-"""Masks of every kind, and masks from boxes."""
+"""Masks in many image formats, and masks from boxes."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 @pytest.fixture
 def ids():
-    """Two objects; 2 begins in a higher row."""
+    """Two objects; object 2 is above object 1."""
     ids = np.zeros((40, 60), np.uint8)
     ids[20:35, 5:25] = 1
     ids[5:18, 30:50] = 2
@@ -34,7 +34,7 @@ def test_palettes_and_greys_hold_ids(ids, tmp_path):
     write_indexed(tmp_path / "davis.png", ids)
     np.testing.assert_array_equal(masks.read(tmp_path / "davis.png"), ids)
     image = Image.fromarray(ids)
-    image.putpalette([255, 255, 255, *RED, *BLUE])  # a white background, but around the picture
+    image.putpalette([255, 255, 255, *RED, *BLUE])  # index 0 is white, but lies along the border
     image.save(tmp_path / "white.png")
     np.testing.assert_array_equal(masks.read(tmp_path / "white.png"), ids)
     for name, pixels in {
@@ -64,13 +64,13 @@ def test_white_on_black_is_one_object(ids, tmp_path):
 
 
 def test_each_colour_is_an_object_in_the_order_of_first_pixels(ids, tmp_path):
-    first_row = np.array([0, 2, 1], np.uint8)[ids]  # the higher object is number 1
+    first_row = np.array([0, 2, 1], np.uint8)[ids]  # the upper object is number 1
     for name, colours in {"black": ((0, 0, 0), RED, BLUE), "white": ((255, 255, 255), RED, BLUE)}.items():
         found = masks.read(saved(tmp_path / f"{name}.png", painted(ids, *colours)))
         np.testing.assert_array_equal(found, first_row)
     brush = painted(ids, (9, 9, 9, 0), (*RED, 255), (*BLUE, 200))
     np.testing.assert_array_equal(masks.read(saved(tmp_path / "brush.png", brush)), first_row)
-    chance = Image.fromarray((ids + 1) % 3)  # the background has index 1 as it is after a conversion
+    chance = Image.fromarray((ids + 1) % 3)  # the background has index 1, as after some conversions
     chance.putpalette([*BLUE, 0, 0, 0, *RED])
     chance.save(tmp_path / "chance.png")
     np.testing.assert_array_equal(masks.read(tmp_path / "chance.png"), first_row)

@@ -1,4 +1,4 @@
-"""The films play in a browser."""
+"""The mp4 files of core.movies play in a browser."""
 
 import time
 
@@ -12,7 +12,7 @@ pytest.importorskip("av", reason="films need the package av")
 
 
 def until(question, seconds=30):
-    """The answer once it is true, or the last one."""
+    """Ask until the answer is true or the time is over; return the last answer."""
     ends = time.monotonic() + seconds
     while not (answer := question()) and time.monotonic() < ends:
         time.sleep(0.1)

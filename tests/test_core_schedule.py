@@ -37,7 +37,6 @@ def test_cosine_schedule_warms_up_and_ends_at_the_final_rate():
 
 
 def test_dul_parameter_groups_have_the_official_sizes(golden):
-
     official = golden("g7_dul_param_groups.json")["param_groups"]
     optim = Optim("adam", 1e-4, 5e-4, betas=(0.5, 0.999), bias_lr_factor=2, decay_norm_weights=True)
     optimiser = build(Method(dul_config(embedding=128)), optim)
