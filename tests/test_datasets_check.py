@@ -18,7 +18,7 @@ AUTO = SMALL.replace("reader: frames", "reader: auto").replace(
 
 @pytest.fixture
 def told(tmp_path, monkeypatch, called, narrow):
-    """Run the program on data of tmp_path -> (exit code, what it says, its sheet)."""
+    """Runs the program on data in tmp_path -> (exit code, output, path of the sheet)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "small.yaml").write_text(AUTO)
 
@@ -49,7 +49,7 @@ def test_folders_of_frames_are_described(told, tmp_path):
     assert "12 an epoch, 3 a video at most; 6 steps of 2" in found["clips"]
     assert "measured on 12 clips" in found["one worker"] and "0.50 s for 2 clips (as --step-seconds" in found["step"]
     assert "data.workers = 0: a step takes 0.5" in found["workers"] and "12 steps or 2.0 epochs" in found["training"]
-    # 6 samples: a title, two views of two frames each.
+    # 6 samples, each with a title and two views of two frames.
     assert Image.open(sheet).size == (2 * check.TILE_PX, 6 * (check.TITLE_PX + 2 * check.TILE_PX))
 
 
@@ -159,7 +159,7 @@ def test_the_sheet_shows_every_view():
     picture = check.sheet([("näme", views)])
     assert picture.shape == (check.TITLE_PX + 2 * check.TILE_PX, 3 * check.TILE_PX, 3)
     whole, parts = np.split(picture[check.TITLE_PX :, : check.TILE_PX, 0], 2)
-    assert (whole[:, :64] == 200).all() and (whole[:, 64:] == 0).all()  # the sides keep their ratio
+    assert (whole[:, :64] == 200).all() and (whole[:, 64:] == 0).all()  # the aspect ratio is kept
     assert [parts[5, 5], parts[5, 50], parts[5, 100], parts[50, 5], parts[50, 50]] == [0, 10, 20, 30, 40]
 
 

@@ -1,4 +1,4 @@
-"""Lists of what lies on the disk: written, counted, and read again by training and inference."""
+"""Lists of the videos on disk: writing them, counting, and reading them for training and inference."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ def _cache_folder(tmp_path, monkeypatch):
 
 
 def made(called, name, root, out):
-    """(exit code, what was printed) of the program."""
+    """Run the program -> (exit code, output)."""
     return called(filelists.main, name, "--root", root, "--out", out)
 
 

@@ -1,4 +1,4 @@
-"""Videos that people bring."""
+"""OwnVideo: a user's video file or folder of frames."""
 
 import os
 import wave
@@ -19,7 +19,7 @@ UNEVEN = np.cumsum(np.r_[0, np.tile([0.03, 0.05, 0.11], 20)[:59]])
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve frames, 2.png before 10.png."""
+    """Twelve frames; 2.png comes before 10.png."""
     (tmp_path / "frames").mkdir()
     for number in range(12):
         Image.fromarray(numbered(number)).save(tmp_path / f"frames/{number}.png")
@@ -35,7 +35,7 @@ def test_files(tmp_path, name):
     path, times = tmp_path / name, UNEVEN if "uneven" in name else np.arange(60) / 30
     _ = film(path, times) if name != "a.avi" else opencv_film(path, len(times))
     video = OwnVideo(path)
-    if name == "a.h264":  # a stream without times: its frames are 1/25 s apart
+    if name == "a.h264":  # the stream has no times: its frames are 1/25 s apart
         times = times * video.fps / 30
     assert (video.size, video.count, video.remark) == ((64, 96), 60, "")
     assert name == "a.h264" or video.fps == pytest.approx(59 / times[-1], rel=0.01)
@@ -78,9 +78,9 @@ def half(path):
 
 
 def broken(tmp_path):
-    """{what: (path, key words of the message)}"""
+    """Write files that cannot be read -> {name: key words of the message}."""
     whole = film(tmp_path / "whole.mp4", np.arange(60) / 30).read_bytes()
-    (tmp_path / "growing.mp4").write_bytes(whole[: len(whole) // 2])  # its index is at its end
+    (tmp_path / "growing.mp4").write_bytes(whole[: len(whole) // 2])  # the index is at the end of the file
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video")
     with wave.open(str(tmp_path / "song.wav"), "wb") as sound:

@@ -1,4 +1,4 @@
-"""The reader of video files: the very frames asked for, damaged files, lists, the index and its cache."""
+"""The reader of video files: exact frames, damaged files, lists, the index and its cache."""
 
 import gc
 import logging
@@ -29,7 +29,7 @@ def cache_folder(tmp_path, monkeypatch, caplog):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three videos at three depths, and things that are none."""
+    """Three videos at three depths, and two files that are not videos."""
     opencv_film(tmp_path / "data/zebra.mp4", frames=30)
     opencv_film(tmp_path / "data/class/apple.AVI", frames=20)
     opencv_film(tmp_path / "data/class/deep/er/bear.mp4", frames=10)
@@ -122,7 +122,7 @@ def test_a_turned_video_is_shown_upright(tmp_path):
     (frame,) = reader.read(0, [5])
     assert frame.shape == (96, 64, 3) and (reader.info(0).width, reader.info(0).height) == (64, 96)
     np.testing.assert_allclose(frame.astype(int), opencv_frames(turned)[5], atol=2)
-    assert frame[48, -5, 0] > 150 > frame[48, -5, 1]  # the band that was on top is on the right
+    assert frame[48, -5, 0] > 150 > frame[48, -5, 1]  # the band at the top is now on the right
 
 
 def test_what_was_cut_away_is_not_there(tmp_path):
@@ -133,7 +133,7 @@ def test_what_was_cut_away_is_not_there(tmp_path):
 
 
 def spoil(root):
-    """Add what cannot be read: -> the names."""
+    """Add files that cannot be read -> their names."""
     whole = (root / "zebra.mp4").read_bytes()
     (root / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
     avi = (root / "class/apple.AVI").read_bytes()
@@ -225,7 +225,7 @@ def test_videos_too_short_for_a_clip_are_left_out(tmp_path, caplog):
 
 
 def test_no_threads_stay_for_workers_to_miss(root, monkeypatch):
-    """A decoder with threads that a forked worker frees waits for them for ever."""
+    """A forked worker lacks the threads of a decoder: it would wait for them forever when it frees the decoder."""
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("threads are counted in /proc")
     film(root / "vp9.webm", EVEN, "libvpx-vp9", size=(640, 480))
@@ -300,7 +300,7 @@ def test_lists_that_cannot_be_used(root, text, message):
 
 @pytest.fixture
 def examined(monkeypatch):
-    """The files that were read for the index."""
+    """The names of the files that were read for the index."""
     files, examine = [], videos.examine
 
     def noting(path):
