@@ -1,4 +1,4 @@
-"""What docs/api.md shows, runs; torch.hub gives what it names."""
+"""The Python code of docs/api.md, and hubconf.py."""
 
 import re
 import sys

@@ -11,7 +11,7 @@ from core.palette import write_indexed, write_picture
 
 
 def fill(folder, ids, suffix="png"):
-    """Six frames of one object that moves."""
+    """Write six masks of one object that moves; with suffix jpg, six frames."""
     for t in range(6):
         mask = np.zeros((48, 64), np.uint8)
         mask[5 + t : 25 + t, 5:25] = ids
@@ -33,7 +33,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def told(data, called):
-    """Run the program on folders of `data` -> (exit code, what it says)."""
+    """Runs the program on folders of `data` -> (exit code, output)."""
 
     def run(annotations, results, *options):
         return called(evaluate.main, "--annotations", data / annotations, "--results", data / results, *options)
@@ -116,7 +116,7 @@ def test_a_gap_in_the_annotations_names_the_frame(told, data):
     (data / MASKS / "dog/00002.png").unlink()
     code, text = told(TRUTH, MASKS)
     assert code == 2 and f"{gap}: " in text
-    for folder in (TRUTH, MASKS):  # numbers that begin anywhere, in another step
+    for folder in (TRUTH, MASKS):  # frame numbers from 15 in steps of 5
         for t, path in enumerate(sorted((data / folder / "dog").iterdir())):
             path.rename(path.with_name(f"{15 + 5 * t:05d}.png"))
     assert told(TRUTH, MASKS)[0] == 0

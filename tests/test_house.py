@@ -1,4 +1,4 @@
-"""The rooms and the arrows between them."""
+"""The imports that are allowed between rooms (folders of code)."""
 
 import ast
 from functools import cache
@@ -9,9 +9,9 @@ ROOMS = ("core", "models", "datasets", "labelprop", "training")
 PROGRAMS = ("train", "infer_vos", "evaluate")
 ALLOWED = {room: {room, "core"} for room in ROOMS}
 ALLOWED["training"] |= {"datasets", "labelprop"}
-#: Programs that lie in a room because of their name, python -m ROOM.NAME; they may import what train.py may.
+#: Programs inside a room, started by python -m ROOM.NAME; like train.py, they may import every room.
 COMMANDS = {"datasets/check.py": "datasets.check"}
-#: modules that open connections, and packages that download
+#: modules that open network connections, and packages that download
 NETWORK = {
     "asyncio",
     "ftplib",
@@ -30,7 +30,7 @@ FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 @cache
 def modules(path, top_level_only=False):
-    """Names of all modules that a file imports, and of all that `from a import b` may import."""
+    """Names of all modules that a file imports; for `from a import b`, both a and a.b."""
     tree, names = ast.parse(path.read_text(encoding="utf-8")), set()
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -42,7 +42,7 @@ def modules(path, top_level_only=False):
 
 
 def imported(path, top_level_only=False):
-    """First parts of those names."""
+    """Names of the top-level modules that a file imports."""
     return {name.split(".")[0] for name in modules(path, top_level_only)}
 
 

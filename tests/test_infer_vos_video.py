@@ -1,4 +1,4 @@
-"""infer_vos.py --video: the files that it makes, and mistakes of its user."""
+"""infer_vos.py --video: the files that it writes, and errors for mistakes of the user."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def painted(t):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with frames/, a.mp4 and masks; not to be changed."""
+    """A folder with frames/, a.mp4 and masks.  Tests must not change it."""
     made = tmp_path_factory.mktemp("made")
     (made / "frames").mkdir()
     for t in range(FRAMES):
@@ -153,13 +153,13 @@ def test_a_file_that_grows(folder, program, monkeypatch):
 
 @pytest.fixture(scope="module")
 def unusable(made, tmp_path_factory):
-    """A copy of `made` with files that cannot be used, and what is in it; not to be changed."""
+    """A copy of `made` with unusable files, and the content of all its files.  Tests must not change it."""
     folder = shutil.copytree(made, tmp_path_factory.mktemp("unusable"), dirs_exist_ok=True)
     (folder / "text.mp4").write_text("no video")
     (folder / "empty.mp4").touch()
     with wave.open(str(folder / "song.wav"), "wb") as sound:
         sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(16000))
-    (folder / "half.mp4").write_bytes((folder / "a.mp4").read_bytes()[:-400])  # its index is at its end
+    (folder / "half.mp4").write_bytes((folder / "a.mp4").read_bytes()[:-400])  # the index is at the end of the file
     (folder / "nothing").mkdir()
     for name, spoilt in (("damaged", b"no picture"), ("sizes", None)):
         (folder / name).mkdir()

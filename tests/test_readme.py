@@ -1,4 +1,4 @@
-"""What the README shows to run, runs."""
+"""The Python code of the README."""
 
 import os
 import re
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def video(tmp_path):
-    """A folder that holds frames/ and first.png."""
+    """A folder with frames/ and first.png."""
     write_videos(tmp_path, videos=1, frames=3, size=(48, 64))
     (tmp_path / "video0").rename(tmp_path / "frames")
     mask = np.zeros((48, 64), np.uint8)
