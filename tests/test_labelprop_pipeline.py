@@ -1,4 +1,4 @@
-"""What goes on beside the main loop: order, bounds, errors, and that nothing stays behind."""
+"""Work in threads beside the main loop: its order, its bounds, its errors, and that no thread remains."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ def counting(count, made, fails_at=None):
 
 
 def settled(made):
-    """How many were made, once no more are."""
+    """Wait until no more items are made; return their number."""
     count = -1
     while count != len(made):
         count = len(made)

@@ -31,8 +31,8 @@ class Moving:
 
     name: str
     length: int = 6
-    every: int = 1  # which frames are written
-    width: int = 16  # of the object in the given mask
+    every: int = 1  # every n-th frame is written
+    width: int = 16  # of the object in the given mask, in px
 
     @property
     def frame_names(self):
@@ -60,13 +60,13 @@ def colours(frames):
 
 
 def tracker(features, layer="x"):
-    """Stands in for a Tracker: propagates these features."""
+    """Stands in for a Tracker that uses these features."""
     segment = lambda frames, masks: Video(features, CFG).segment(frames, masks, ahead=2)
     return SimpleNamespace(layer=layer, device=torch.device("cpu"), segment=segment)
 
 
 class Counting:
-    """The same, counting frames; raises `error` at frame number `at`."""
+    """As `colours`, but counts the frames and raises `error` from frame number `at` on."""
 
     def __init__(self, at=None, error=None):
         self.frames, self.at, self.error = 0, at, error
@@ -79,13 +79,13 @@ class Counting:
 
 
 def files(folder):
-    """{relative path: bytes} of everything below, hidden files too."""
+    """{relative path: bytes} of all files in a folder and below, hidden files too."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder that an uninterrupted run writes; not to be changed."""
+    """The folder that an uninterrupted run writes.  Tests must not change it."""
     out = tmp_path_factory.mktemp("whole")
     runner.run([Moving("one"), Moving("two")], tracker(colours), out)
     return out
@@ -93,7 +93,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def whole(finished):
-    """What is in it."""
+    """The files of `finished`."""
     return files(finished)
 
 
@@ -176,7 +176,7 @@ def test_results_without_a_record_are_done_again(tmp_path, capsys):
 
 @pytest.mark.parametrize("renames", range(5))
 def test_a_kill_while_results_are_replaced_leaves_no_record_that_claims_too_much(tmp_path, monkeypatch, renames):
-    """Stopped after each number of renames: two for the overlays, two for the masks, one for the record."""
+    """Stop before each of the five renames: two for the overlays, two for the masks, one for the record."""
     done, changed = [], [Moving("one", length=2, width=14)]
 
     def counted(call):
@@ -251,7 +251,7 @@ def test_what_fails_while_masks_are_written_ends_the_sequence(tmp_path, monkeypa
 
 
 def test_processes_share_the_sequences(tmp_path, whole):
-    """Dealt out, the longest first; each done once."""
+    """The longest sequence is assigned first; each sequence runs once."""
     sequences, counts = [Moving("one"), Moving("two"), Moving("long", length=9)], []
     for rank in (0, 1):
         counts.append(Counting())

@@ -1,4 +1,4 @@
-"""The Triton kernels: run in the interpreter, or on a GPU; compiled for GPUs without one; and when they are taken."""
+"""The Triton kernels: their results (interpreter or GPU), their machine code (no GPU needed), when they are used."""
 
 import os
 import re
@@ -22,7 +22,7 @@ UNINTERPRETED = not torch.cuda.is_available() and np.lib.NumpyVersion(np.__versi
 
 @pytest.mark.skipif(UNINTERPRETED, reason="without a GPU, Triton's interpreter, which needs numpy below 2.4")
 def test_the_kernels_compute_what_they_should():
-    """In a process of their own: Triton interprets everything or nothing, from its first import on."""
+    """In another process: Triton decides once, when it is imported, whether it interprets all kernels."""
     interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/triton_cases.py"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | interpreted, capture_output=True, text=True)
@@ -30,7 +30,7 @@ def test_the_kernels_compute_what_they_should():
 
 
 def compiled(kernel, capability, constants, options):
-    """Machine code for a GPU that need not be there."""
+    """Compile a kernel for GPUs of this compute capability; no GPU is needed."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -54,10 +54,10 @@ def test_products_compile_to_tensor_cores_and_copies_that_run_beside_them(capabi
     bound = compiled(triton_kernel.bound, capability, {**constants, "Q": shape.Q, "P": shape.P}, options)
     ptx = bound.asm["ptx"]
     assert products in ptx and ".f32.f16.f16" in ptx
-    # 16 bytes at a time, asked for while others are multiplied: what is lost first where an alignment is not known
+    # Asynchronous copies of 16 bytes.  Without known alignment of the pointers, the compiler makes smaller ones.
     assert re.search(r"cp\.async\.cg\.shared\.global \[.*?\], \[.*?\], 0x10", ptx)
     assert not re.search(r"cp\.async\.ca", ptx)
-    assert bound.metadata.shared <= 99 * 1024  # the least that any card from 8.0 on gives a program
+    assert bound.metadata.shared <= 99 * 1024  # the smallest limit of all GPUs from 8.0 on
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -107,7 +107,7 @@ def test_a_gpu_that_cannot_run_them_takes_the_plain_way(monkeypatch, changes, sa
         backends.choose("triton", ON_GPU)
 
 
-#: features on a GPU that is not there
+#: stands in for features on a GPU
 ON_GPU = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
 
 

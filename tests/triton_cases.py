@@ -1,6 +1,7 @@
-"""What the Triton kernels must compute: run by test_labelprop_triton.py, on a GPU or in Triton's interpreter.
+"""The results of the Triton kernels.  test_labelprop_triton.py runs this file, on a GPU or in Triton's interpreter.
 
-The interpreter takes a tenth of a second a query, so grids are small.  On a GPU all of it runs there, and more.
+The interpreter takes 0.1 s for a query, so most grids are small.  Some tests need a GPU.
+Legend: N frames before the query, M channels, D feature dimensions, h w cells of the feature grid, k = top_k.
 """
 
 import numpy as np
@@ -27,7 +28,7 @@ def _small_shape(monkeypatch):
 
 
 def made(seed, N, M, D, h, w):
-    """Random unit features [N+1,h,w,D], the query last, and labels, for each frame but that [hw,M]; in float64."""
+    """Random unit features [N+1,h,w,D], the query last, and labels [N,hw,M]; float64."""
     rng = torch.Generator().manual_seed(seed)
     frames = F.normalize(torch.randn(N + 1, h, w, D, generator=rng, dtype=torch.float64), dim=-1)
     labels = torch.randn(N, h * w, M, generator=rng, dtype=torch.float64).softmax(-1)
@@ -35,7 +36,7 @@ def made(seed, N, M, D, h, w):
 
 
 def masks_of(module, frames, labels, groups, cfg, dtype):
-    """Masks of the last frame; groups: for each the index of its reference, how many frames it has, and copies."""
+    """Masks of the query.  groups: (index of the reference, frames, copies) of each group, see walk.Group."""
     frames = prepared([frame.to(dtype) for frame in frames], module)
     groups, indices = [walk.Group(frames[n], count, copies) for n, count, copies in groups], groups
     own = [[labels[n], *labels[len(labels) - count :]] for n, count, _ in indices]
@@ -51,7 +52,7 @@ def check(frames, labels, groups, cfg, atol=2e-6):
 
 
 def truth_scores(frames, groups, cfg):
-    """The sorted scores that ought to be found: [k,hw] for each group, in float64."""
+    """The top_k scores by definition, sorted: float64 [k,hw] for each group."""
     query, scores = frames[-1].flatten(0, 1), []
     inside = reference.inside_window(*frames.shape[1:3], cfg, DEVICE)
     for n, count, _ in groups:
@@ -65,7 +66,7 @@ def truth_scores(frames, groups, cfg):
 
 
 def search(frames, groups, cfg):
-    """scores, cells, visits of the kernels."""
+    """Run the kernels -> scores, cells, visits."""
     frames = prepared(list(frames.float()), triton_backend)
     groups = [walk.Group(frames[n], count, copies) for n, count, copies in groups]
     return triton_backend.search(frames[-1], frames[:-1], groups, cfg)
@@ -105,7 +106,7 @@ def test_top_k_above_the_number_of_candidates():
 
 
 def test_ties_move_only_what_they_can():
-    """The same frame three times: each cell's best three candidates tie, all scores are known."""
+    """Three equal frames: the best three candidates of each cell have equal scores."""
     frames, labels = made(4, 3, 2, 24, 2, 4)
     frames = frames[:1].repeat(4, 1, 1, 1)
     scores, cells, _ = search(frames, [(0, 2, 1)], INO)
@@ -119,11 +120,11 @@ def test_ties_move_only_what_they_can():
 
 @pytest.mark.parametrize("spread, all_of_them", [(2e-2, False), (1e-3, True)])
 def test_scores_within_the_rounding_of_half_are_told_apart(spread, all_of_them):
-    """No certificate is to be had before more, or all, candidates were scored again; half alone takes wrong ones."""
+    """The kernels must score more, or all, candidates again in fp32; scores in fp16 alone select wrong candidates."""
     rng = torch.Generator().manual_seed(5)
     base, noise = torch.randn(32, generator=rng), torch.randn(4, 3, 5, 32, generator=rng)
     frames = F.normalize((F.normalize(base, dim=0) + spread * noise).double(), dim=-1).to(DEVICE)
-    frames = frames.float().double()  # what is scored is what the kernels get
+    frames = frames.float().double()  # the values that the kernels get
     groups = [(0, 2, 1)]
     scores, cells, visits = search(frames, groups, DUL)
     (truth,) = truth_scores(frames, groups, DUL)
@@ -230,7 +231,7 @@ def test_published_frames(golden, name):
 @ON_GPU
 def test_the_host_waits_for_nothing(monkeypatch):
     frames, _ = made(11, 4, 2, 64, 20, 30)
-    search(frames, [(0, 3, 1)], DUL)  # compiled, and its tables on the device
+    search(frames, [(0, 3, 1)], DUL)  # compiles the kernels and copies the tables to the GPU
     frames = prepared(list(frames.float()), triton_backend)
     torch.cuda.set_sync_debug_mode("error")
     try:
