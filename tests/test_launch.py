@@ -1,4 +1,4 @@
-"""The launchers explain themselves and take any Python that will do; without optional packages the rest goes on."""
+"""The launchers print their usage and choose a suitable Python; optional packages may be missing."""
 
 import importlib
 import os
@@ -22,7 +22,7 @@ LINES = (ROOT / "requirements.txt").read_text().splitlines()
 
 @pytest.mark.parametrize("words, told", [([], "Trains configs/NAME"), (["ytvoss"], "configs/ytvoss.yaml does not")])
 def test_train_tells_its_use_before_any_set_up(words, told):
-    environment = {**os.environ, "PYTHON": "/absent/python"}  # setting up would complain about this
+    environment = {**os.environ, "PYTHON": "/absent/python"}  # the set-up would report this path
     done = subprocess.run(
         ["bash", "train.sh", *words], cwd=ROOT / "launch", env=environment, capture_output=True, text=True
     )
@@ -40,7 +40,7 @@ def test_train_refuses_a_python_that_lacks_packages():
 
 
 def checked(monkeypatch, imports=True, **changes):
-    """What the check says where these versions are installed and torchvision imports or not."""
+    """Check the packages as if these versions were installed -> (lacks, differences).  imports: torchvision imports."""
     pinned = {"torch": "2.11.0+cu130", "torchvision": "0.26.0", "numpy": "2.3.5", "opencv-python": "4.12"}
     needed = {re.split("[<>=]", line)[0]: "99" for line in LINES if not line.startswith("#")}
     versions = needed | {"opencv-python-headless": None} | pinned | changes
@@ -86,7 +86,7 @@ def test_a_torchvision_that_does_not_import_is_refused(monkeypatch):
 
 @pytest.fixture
 def clone(tmp_path):
-    """environment.sh in a folder of its own; a Python there is a script that answers the check with an exit code."""
+    """Copies launchers; the returned make(folder=CODE) adds a Python, a script whose check exits with CODE."""
     (tmp_path / "launch").mkdir()
     for name in ("environment.sh", "test.sh", "infer_vos.sh", "app.sh"):
         (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
@@ -137,9 +137,9 @@ def test_app_names_the_command_that_installs_gradio_and_runs_it_in_venv(tmp_path
 
 @pytest.fixture
 def segmented(tmp_path, clone):
-    """Runs infer_vos.sh on ytvos, with files in its repository and a Python that says what it is called with.
+    """Runs infer_vos.sh ytvos in a repository with these files and a Python that prints its arguments.
 
-    -> (exit code, what it printed, [--checkpoint, --out]).
+    -> (exit code, output, [value of --checkpoint, value of --out]).
     """
     clone()
     python = tmp_path / "python"
@@ -216,7 +216,7 @@ def test_without_av_only_video_files_cannot_be_read(monkeypatch):
 
 
 def stub(folder, name, script):
-    """A program `name` in folder/active, which stands first on PATH."""
+    """Write the program `name` into folder/active, the first folder of PATH."""
     (folder / "active").mkdir(exist_ok=True)
     path = folder / "active" / name
     path.write_text(f"#!/bin/bash\n{script}\n")
@@ -226,13 +226,13 @@ def stub(folder, name, script):
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A folder with the launchers of training, a Python that says what it is called with, and SLURM's commands."""
+    """A folder with the launchers of training, a Python that prints its arguments, and stubs of SLURM's commands."""
     for name in ("launch", "configs", "active"):
         (tmp_path / name).mkdir()
     for name in ("environment.sh", "train.sh", "slurm.sh"):
         (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
     (tmp_path / "configs/a.yaml").touch()
-    # Trains for ever, or not at all; on SIGTERM it saves.
+    # With LONG, the stub trains until SIGTERM and then saves; without, it exits with CODE.
     train = 'echo "$@"; [ -n "${LONG:-}" ] || exit ${CODE:-0}; trap "echo saved; exit 143" TERM; echo $$ > ready'
     stub(tmp_path, "python3", f"case $1 in train.py | -m) {train}; while :; do sleep 0.05; done;; esac")
     stub(tmp_path, "srun", 'while [[ $1 = --* ]]; do echo "srun $1"; shift; done; SLURM_NODEID=1 exec "$@"')
@@ -242,7 +242,7 @@ def cluster(tmp_path):
 
 
 def options(said):
-    """{option: value} of the last command with torchrun's options in an output."""
+    """{option: value} of the last command for torchrun in an output."""
     (*_, line) = [line for line in said.splitlines() if "train.py" in line]
     return dict(re.findall(r"--([\w-]+)[ =]([^- ]\S*)", line))
 
@@ -254,7 +254,7 @@ def test_several_machines_meet_at_the_first(cluster):
         said = options((cluster / "runs/a/x" / log).read_text())
         assert done.returncode == 0 and f"is_host={int(node == '0')}" in said["rdzv-conf"], done.stderr
         assert (said["nnodes"], said["nproc-per-node"], said["max-restarts"]) == ("4", "8", "3")
-        assert (said["rdzv-endpoint"], said["rdzv-id"]) == ("node-a:29500", "runs_a_x")  # no / in a folder's name
+        assert (said["rdzv-endpoint"], said["rdzv-id"]) == ("node-a:29500", "runs_a_x")  # it names a folder: no /
     assert (cluster / "runs/a/x/commands.txt").read_text().count("revision: ") == 2
     one = launched(cluster, "bash launch/train.sh a", **{**where, "NNODES": "1", "MAX_RESTARTS": "2"})
     assert "--standalone" in one.stdout and options(one.stdout)["max-restarts"] == "2"
@@ -268,7 +268,7 @@ def test_machines_that_cannot_meet_are_told_before_any_set_up(cluster, wrong):
 
 
 def submitted(cluster, **variables):
-    """launch/slurm.sh as a batch script, copied elsewhere as sbatch does it."""
+    """Start a copy of launch/slurm.sh in another folder, as sbatch does."""
     script = cluster / "spool"
     script.write_text((cluster / "launch/slurm.sh").read_text())
     job = {"SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"}

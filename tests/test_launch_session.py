@@ -1,4 +1,4 @@
-"""The page's session without a page: drawing, following, correcting, stopping, writing."""
+"""The session of the app without its page: drawing, following, correcting, stopping, writing."""
 
 import threading
 import zipfile
@@ -17,7 +17,7 @@ from tests.test_labelprop_video import DUL, moving
 
 
 class Made:
-    """A video of two discs that move; the second one enters at frame 4."""
+    """A video of two moving squares; the second enters at frame 4."""
 
     def __init__(self, frames=9, size=(64, 48)):
         self.pictures, self.truth = zip(*moving(frames, *size, enters=4))
@@ -72,12 +72,12 @@ def test_a_correction_changes_later_frames_and_no_earlier_ones(session, tracker)
     list(session.follow(tracker, 5))
     assert (session.ids(5) == mended).all() and (session.ids(7) != before[7]).any()
     assert all((session.ids(t) == before[t]).all() for t in range(5))
-    list(session.follow(tracker, 0))  # the drawing counts when it is come by, too
+    list(session.follow(tracker, 0))  # a drawing also counts when following reaches its frame
     assert (session.ids(5) == mended).all() and (session.ids(4) == before[4]).all()
 
 
 def test_only_what_was_changed_is_a_drawing(session, tracker):
-    """Or an object that was added late would bring back the others as they were before a correction."""
+    """If the drawing of a new object held the other objects, it would undo corrections of them in earlier frames."""
     truth = session.video.truth
     session.draw(0, truth[0])
     list(session.follow(tracker, 0))
