@@ -1,4 +1,4 @@
-"""CRW: walks against their definition and the reference values; patches, network, pictures, published snapshots."""
+"""CRW: walks against their definition and the reference values; patches, network, pictures, published checkpoints."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def method():
 
 
 def oracle(nodes, temperature):
-    """The losses and shares of one batch, walker by walker, from the definition; numpy, float64."""
+    """Reference: losses and shares of returned walkers by definition, one walker at a time, in float64."""
     q = nodes.double().numpy()
     B, T, N, _ = q.shape
     losses, returned = [], []
@@ -146,7 +146,7 @@ def test_patches_are_a_grid_of_jittered_crops():
     assert (patches.dtype, tuple(patches.shape)) == (torch.uint8, (2, 9, 3, 32, 32))
     down, right = patches.float().mean((2, 3, 4)).view(2, 3, 3)
     assert (down.diff(dim=0) > 8).all() and (right.diff(dim=1) > 8).all()
-    # without jitter, neighbours in a row would see the same rows of the frame
+    # without jitter, patches side by side would show the same rows of the frame
     assert (down.diff(dim=1) != 0).any(dim=1).all()
     assert torch.equal(torch.get_rng_state(), before)
     again, other = (crw.Views(config)(frames, np.random.default_rng(seed))["patches"] for seed in (0, 1))
@@ -154,7 +154,7 @@ def test_patches_are_a_grid_of_jittered_crops():
 
 
 def test_patches_show_the_share_that_the_configuration_says():
-    """Of a ramp, a crop of all of the frame's area and patches of a quarter of theirs span half the patch's greys."""
+    """The frame has one grey level per row; a patch of a quarter of its area shows half of its rows."""
     config = crw_config(crop_px=128, patch_px=64, stride_px=64, crop_area=(1, 1), patch_area=(0.25, 0.25))
     ramp = np.ascontiguousarray(np.broadcast_to(np.arange(128, dtype=np.uint8)[:, None, None], (128, 128, 3)))
     patches = crw.Views(config)([ramp] * 3, np.random.default_rng(0))["patches"].float()
@@ -166,7 +166,7 @@ def test_pictures_show_patches_and_walk(method):
     patches = batch_of(clips=1, frames=3, nodes=9, side=32)["patches"]
     (sheet,) = method.eval().pictures({"patches": patches}).values()
     assert sheet.dtype == torch.uint8 and tuple(sheet.shape) == (3, 3 * 96, 3 * 96)
-    onwards = torch.eye(9).roll(1, dims=1).expand(2, 9, 9)  # from every node to the next, and back again
+    onwards = torch.eye(9).roll(1, dims=1).expand(2, 9, 9)  # from every node to the next, and back
     sheet = walk_of_one(patches[0], onwards, onwards.mT)
     tile = lambda row, t, n: sheet[:, 96 * row + 32 * (n // 3) :, 96 * t + 32 * (n % 3) :][:, :32, :32]
     assert torch.equal(tile(0, 1, 5), patches[0, 1, 5])
@@ -179,7 +179,7 @@ def test_pictures_show_patches_and_walk(method):
 
 
 def published(layer4=True, head=512):
-    """A file as CRW's authors publish it, filled by the rule of the reference values."""
+    """A checkpoint in the format of CRW's authors, filled by the rule of the reference values."""
     own = Backbone("res4" if layer4 else "res3", "reflect").state_dict()
     shapes = {f"encoder.model.{name}": value.shape for name, value in own.items()}
     return {"model": state({**shapes, "selfsim_fc.0.weight": (128, head), "selfsim_fc.0.bias": (128,)}), "epoch": 25}

@@ -1,4 +1,4 @@
-"""The two views of DUL: the authors' samples replayed from their draws, theta, padding, reproducibility."""
+"""The two views of DUL: the authors' samples from their recorded draws, theta, padding, reproducibility."""
 
 import json
 import pickle
@@ -29,15 +29,15 @@ def smooth_frames(count, height, width):
 
 
 class Script:
-    """Stands in for a numpy Generator: answers with the draws noted, and checks what was asked for.
+    """Stands in for a numpy Generator: returns recorded draws and checks the arguments of each call.
 
-    The notes give a range of integers sometimes with its upper end, sometimes without.
+    Some of the recorded ranges of integers include their upper end, some do not.
     """
 
     def __init__(self, notes):
         self.notes = []
         for name, asked, answer in notes:
-            if name == "RandomCrop.get_params":  # asked (width, height), answers (top, left, side, side)
+            if name == "RandomCrop.get_params":  # arguments (width, height), result (top, left, side, side)
                 width, height, (top, left, side, _) = *asked, answer
                 self.notes += [("place", [0, height - side + 1], top), ("place", [0, width - side + 1], left)]
             else:
@@ -69,7 +69,7 @@ class Script:
 
 @pytest.mark.parametrize("sample", ["s0", "s1", "s2"])
 def test_authors_samples_from_their_draws(golden, sample):
-    """g9: the same draws in the same order -> the same frames, to the pixel, and the same theta."""
+    """The same draws in the same order give the same pixels and the same theta."""
     arrays = golden("g9_dul_datavideo")
     video = arrays["frames_uint8"]
     views = Views(config(int(arrays["crop"]), tuple(arrays["smallest"]), zoom=tuple(arrays["zoom"])))
@@ -115,14 +115,14 @@ def test_padding_has_the_mean_colour_in_both_views():
     inside = torch.zeros(32, dtype=torch.bool)
     inside[7:27] = True
     assert (made["plain"][:, :, ~inside].abs() < 0.01).all() and (made["plain"][:, :, inside] > 2).all()
-    # the zoomed crop starts 2 rows down, its 24 rows fill 32: padding above row 5 / 0.75
+    # The zoom enlarges rows 2 to 25 to 32 rows, so the padding ends at row (7 - 2) / 0.75 = 6.7.
     assert (made["transformed"][:, :, :6].abs() < 0.01).all() and (made["transformed"][:, :, 8:] > 2).all()
 
 
 @pytest.mark.parametrize("crop_px", [40, 96, 128, 200, 256])
 @pytest.mark.parametrize("short", [36, 300])
 def test_any_crop_against_a_plain_reference(crop_px, short):
-    """Every step by Pillow; powers of two and other sides, with padding and without."""
+    """The reference uses Pillow for every step.  Sides are powers of two and others, with padding and without."""
     views, rng = Views(config(crop_px, (short, short))), np.random.default_rng(crop_px)
     frames = smooth_frames(2, 60, 90)
     for _ in range(4):

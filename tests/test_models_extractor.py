@@ -1,4 +1,4 @@
-"""What a tracker gets from networks."""
+"""The features of extractors."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_features_are_float32_and_unit_in_every_precision(make):
                 cells = extractor(frames, layer)
             assert cells.dtype == torch.float32 and extractor.cell_px(layer) == 8
             torch.testing.assert_close(cells.norm(dim=1), torch.ones(2, 4, 5), rtol=0, atol=1e-6)
-            error = (cells - exact).norm(dim=1).max()  # of a unit vector, after a dozen layers or so
+            error = (cells - exact).norm(dim=1).max()  # of a unit vector, after about 12 layers
             assert error < 16 * BITS[precision]
             assert precision == "fp32" or error > 0
 

@@ -1,4 +1,4 @@
-"""INO's losses: plain loops written from the definition, and the reference values with their gradients."""
+"""INO's losses against plain loops and reference values.  Legend: as in models/methods/ino_losses.py."""
 
 import math
 
@@ -24,7 +24,7 @@ def close(ours, theirs, atol=1e-5):
 
 
 def entropy(teacher, student, centre):
-    """H of two rows, number by number, in Python floats."""
+    """Cross entropy of two rows, computed with Python floats."""
     t = [(a - c) / 0.04 for a, c in zip(teacher.tolist(), centre.tolist())]
     s = [a / 0.1 for a in student.tolist()]
     norm_t = sum(math.exp(a - max(t)) for a in t)

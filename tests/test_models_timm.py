@@ -1,4 +1,4 @@
-"""Networks of timm under the method's contract; with timm absent, only that this is said."""
+"""Extractors of timm's networks.  Without timm, only the error is tested that says how to install it."""
 
 import sys
 
@@ -52,14 +52,14 @@ def test_tokens_that_are_no_patches_are_left_out(timm, name, prefix_tokens):
     assert inner.num_prefix_tokens == prefix_tokens
     frames = torch.rand(1, 3, 3 * px, 5 * px)
     with torch.no_grad():
-        tokens = inner.forward_features(frames)  # the last block's, all of them, behind the norm
+        tokens = inner.forward_features(frames)  # all tokens of the last block, after the norm
         assert tokens.shape[1] == prefix_tokens + 15
         wanted = tokens[0, prefix_tokens:].T.unflatten(1, (3, 5))
         torch.testing.assert_close(network.maps(frames, "block12")[0], wanted)
 
 
 def test_a_vision_transformer_is_the_projects_own(timm, tmp_path):
-    """The same weights, from a file: the same features of every block, at the size that needs no resized positions."""
+    """The same weights give the same features, at the frame size for which positions are not resized."""
     own = OwnViT("tiny", 16, 224, mask_token=False).eval()
     head = {"head.weight": torch.zeros(1000, 192), "head.bias": torch.zeros(1000)}
     torch.save({"model": {f"module.{k}": v for k, v in {**own.state_dict(), **head}.items()}}, tmp_path / "vit.pth")
@@ -67,7 +67,7 @@ def test_a_vision_transformer_is_the_projects_own(timm, tmp_path):
     frames = torch.rand(1, 3, 224, 224)
     for n in (5, 12):
         with torch.no_grad():
-            tokens = own((frames - 0.5) / 0.5, blocks=n)[0, 1:]  # the mean and deviation this network has in timm
+            tokens = own((frames - 0.5) / 0.5, blocks=n)[0, 1:]  # timm's mean and deviation for this network
             found = network(frames, f"block{n}")[0]
         wanted = torch.nn.functional.normalize(tokens, dim=-1).T.unflatten(1, (14, 14))
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
