@@ -1,4 +1,4 @@
-"""train.py from raw frames to checkpoints: going on, stopping, refusing."""
+"""train.py, from frames to checkpoints: resuming, stopping, errors."""
 
 import io
 import logging
@@ -45,7 +45,7 @@ log: {scalar_steps: 1, picture_steps: 2, checkpoint_steps: 100}
 
 @pytest.fixture
 def project(tmp_path, narrow):
-    """-> (path of a small configuration, folder for runs); 6 videos, batches of 2: 3 steps an epoch, 6 in all."""
+    """(path of a small configuration, folder for runs).  6 videos, batches of 2: 3 steps an epoch, 6 in all."""
     write_videos(tmp_path / "videos", videos=6, frames=6, size=(40, 48))
     config = tmp_path / "small.yaml"
     config.write_text(SMALL.replace("ROOT", str(tmp_path / "videos")))
@@ -53,13 +53,13 @@ def project(tmp_path, narrow):
 
 
 def start(config, run_dir, *arguments, processes=1):
-    """train.py in another process, or in several."""
+    """Start train.py in another process, or in several."""
     words = ["--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
     return Program(run_dir.with_suffix(".printed"), "train", *words, processes=processes)
 
 
 def run(config, run_dir, *arguments):
-    """train.main in this process -> (exit code, what it prints, what it warns of)."""
+    """Run train.main in this process -> (exit code, stdout, stderr with the log)."""
     words = ["train.py", "--config", config, "--run-dir", run_dir, "--device", "cpu", *arguments]
     out, err = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(err)
@@ -92,7 +92,7 @@ def test_going_on_equals_the_uninterrupted_run(project):
     code, out, err = run(config, runs / "whole")
     assert code == 0, err
     assert "step 6/6" in out
-    # 2 and 4 steps: once in the middle of the first epoch, once in the middle of the second.
+    # Stops at steps 2 and 4: in the middle of the first epoch and of the second.
     for steps in (2, 4):
         assert run(config, runs / "parts", "--set", f"schedule.steps={steps}")[0] == 0
     code, out, err = run(config, runs / "parts")
@@ -142,7 +142,7 @@ def test_mistakes_have_code_2_and_no_traceback(project):
     assert code == 2 and "in use" in err
     code, _, err = run(config, runs / "used", "--set", "optim.lr=0.5")
     assert code == 2 and "optim.lr: 0.001 there, 0.5 here" in err and "schedule.steps" in err
-    # What the message advises works, and is told apart from another start.
+    # The message's advice works.  The new run then refuses other weights to start from.
     assert f"--init {runs / 'used' / 'last.pth'}" in err
     init = ["--set", "optim.lr=0.5", "--set", "schedule.steps=1", "--init", runs / "used" / "last.pth"]
     code, out, err = run(config, runs / "second", *init)
@@ -193,7 +193,7 @@ def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
     first.save()
     first.restore(first.last)
     assert first.best == {"res4": 60.0}
-    second.restore(first.last)  # its own best.pth does not exist yet
+    second.restore(first.last)  # the second run has no best.pth yet
     assert second.best == {}
 
 
@@ -227,7 +227,7 @@ def test_bad_files_are_replaced_counted_and_too_many_stop(project):
 
 @pytest.fixture
 def davis(project):
-    """-> a root in DAVIS layout: two sequences of 6 frames, beside a third one that is not in the list."""
+    """A folder in DAVIS layout: two sequences of 6 frames, and a third that is not in the list."""
     return write_davis(project[0].parent / "davis", videos=3, seed=1)
 
 
@@ -239,14 +239,14 @@ def test_validation_measures_keeps_the_best_and_leaves_no_trace(project, davis):
     code, out, err = run(config, runs / "measured", "--set", "schedule.steps=4", *root, *layers)
     assert code == 0, err
     scores = [float(line.split("res4 ")[1].split()[0]) for line in out.splitlines() if "validation at step" in line]
-    assert len(scores) == 2 and all(0 < score <= 100 for score in scores)  # after an epoch, and at the end
+    assert len(scores) == 2 and all(0 < score <= 100 for score in scores)  # after the first epoch, and at the end
     assert_same_run(runs / "plain", runs / "measured")
     best = checkpoint.load(runs / "measured" / "best.pth")
     assert best["score"] == checkpoint.load(runs / "measured" / "last.pth")["best"]["res4"]
     assert best["score"] == pytest.approx(max(scores), abs=0.06)
     assert checkpoint.load(runs / "measured" / "best_key.pth")["score"] > 0
     assert checkpoint.load(runs / "measured" / "epoch0001.pth")["step"] == 3
-    # From the start: a mask that is missing would else stop the run after its first epochs.
+    # A missing mask is reported at the start, not after the first epoch.
     (davis / "Annotations/480p/video1/00003.png").unlink()
     code, _, err = run(config, runs / "new", *root)
     assert code == 2 and "video1: validation needs a mask of every frame" in err
@@ -285,7 +285,7 @@ def test_a_worker_that_ends_ends_the_program_with_code_2(project, monkeypatch):
 
 
 def test_a_signal_while_data_are_waited_for_saves_and_ends_at_once(project, monkeypatch, capfd):
-    """The program ends although the data never come, and does not say that it saves a step."""
+    """The program ends although the data never arrive; it does not say that it saves after this step."""
     config, runs = project
 
     class Hanging(dul.Views):
@@ -300,11 +300,11 @@ def test_a_signal_while_data_are_waited_for_saves_and_ends_at_once(project, monk
     assert code == 128 + signal.SIGTERM
     assert time.monotonic() - started < 10 and "saving; once more" in err and "at step 0" in out
     assert checkpoint.load(runs / "a" / "last.pth")["step"] == 0
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # no longer ours
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # our handler is removed
 
 
 def at_call(number, function):
-    """function, before whose call `number` this process gets SIGTERM."""
+    """Wrap a function: this process gets SIGTERM before call `number` of it."""
     calls = []
 
     def called(*arguments, **more):
@@ -344,7 +344,7 @@ def test_a_validation_ends_at_its_next_frame_and_comes_first_when_the_run_goes_o
 def test_the_last_lines_name_the_next_command(project, davis, monkeypatch, capfd):
     config, runs = project
     code, out, _ = run(config, runs / "a", *settings(schedule__steps=1, validation__layers="[key]"))
-    assert code == 0 and "--key key" in out  # not the layer that infer_vos.py takes by itself
+    assert code == 0 and "--key key" in out  # not the default layer of infer_vos.py
     assert f"{runs}/a/last.pth" in out and "not measured" in out and "best.pth" not in out
     assert f"infer_vos.py --checkpoint {runs}/a/last.pth" in out
     code, out, _ = run(config, runs / "b", *settings(schedule__steps=1, validation__root=davis))
@@ -352,7 +352,7 @@ def test_the_last_lines_name_the_next_command(project, davis, monkeypatch, capfd
     best = checkpoint.load(runs / "b" / "best.pth")["score"]
     assert f"infer_vos.py --checkpoint {runs}/b/best.pth" in out and f"{best:.1f} at the end" in out
     assert "--key" not in out
-    # A signal in the last step: there is nothing to go on with.
+    # After a signal in the last step, no step remains to run.
     with monkeypatch.context() as patch:
         patch.setattr(train, "step", at_call(1, train.step))
         code, out, _ = run(config, runs / "c", *settings(schedule__steps=1))
@@ -369,18 +369,18 @@ def test_tensorboard_keeps_every_step_of_a_run_that_goes_on(project, monkeypatch
     found = event_accumulator.EventAccumulator(str(runs / "a" / "tensorboard")).Reload()
     assert [event.step for event in found.Scalars("loss/total")] == [1, 2, 3, 4, 5]
     pictures = [event.step for event in found.Images(found.Tags()["images"][0])]
-    assert pictures == [1, 3, 5]  # of the first step, and of every second one after it
+    assert pictures == [1, 3, 5]  # the first step and every second one after it
 
 
 def test_an_absent_validation_set(project, monkeypatch, tmp_path):
-    """It is an error where the user names it, and a warning where only a configuration of this project does."""
+    """It is an error if the user names it, and a warning if only a configuration of this project does."""
     config, runs = project
     named = tmp_path / "configs" / "named.yaml"
     named.parent.mkdir()
     named.write_text(config.read_text().replace("root: null", f"root: {tmp_path / 'absent'}"))
     code, _, err = run(named, runs / "a", *settings(schedule__steps=1))
     assert code == 2 and "absent" in err
-    monkeypatch.setattr(models, "ROOT", tmp_path)  # as if the file came with the program
+    monkeypatch.setattr(models, "ROOT", tmp_path)  # as if the file were part of this project
     assert run(named, runs / "b", *settings(schedule__steps=1))[0] == 0
     assert (runs / "b/last.pth").exists()
     assert run(named, runs / "c", *settings(schedule__steps=1, validation__root=tmp_path / "absent"))[0] == 2

@@ -1,4 +1,4 @@
-"""train.py on video files and on folders of frames, with either method."""
+"""train.py on video files and on folders of frames, with DUL and INO."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def train_ino(run_dir, *overrides):
 
 
 def spoil(root, whole):
-    """Add a copy of `whole` that breaks off, and an empty file."""
+    """Add the first half of the file `whole`, and an empty file."""
     data = whole.read_bytes()
     (root / "cut.mp4").write_bytes(data[: len(data) // 2])
     (root / "empty.mp4").touch()
@@ -66,7 +66,7 @@ def test_auto_reads_what_lies_there_and_the_run_records_it(tmp_path):
     for kind, told, spacing in (("frames", "clip.gap = 2", (2, None)), ("videos", "clip.fps = 10", (None, 10))):
         config, folder = tmp_path / f"{kind}.yaml", tmp_path / "runs" / kind
         config.write_text(settings.replace("ROOT", str(tmp_path / kind)))
-        for steps in (1, 2):  # the second goes on
+        for steps in (1, 2):  # the second run resumes the first
             code, out, err = run(config, folder, "--set", f"schedule.steps={steps}")
             assert code == 0 and f"2 videos in {tmp_path / kind}, data.reader = {kind}, {told}" in out, err
         recorded = yaml.safe_load((folder / "config.yaml").read_text())

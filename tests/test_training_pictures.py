@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a validation sequence."""
+"""The picture of a validation sequence in TensorBoard."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from training import pictures
 
 @pytest.fixture
 def sequence(tmp_path):
-    """A red and a green square that move to the right, 7 frames in DAVIS' layout, as PNG files."""
+    """A red and a green square that move to the right: 7 PNG frames in DAVIS layout."""
     for t, (frame, ids) in enumerate(moving(7)):
         path = tmp_path / f"JPEGImages/480p/squares/{t:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,12 +47,12 @@ def test_the_sheet_shows_annotation_prediction_confidence_and_where_a_cell_goes(
         rows[3][c][truth[t] == 1].sum(-1).mean() - rows[3][c][truth[t] == 0].sum(-1).mean() for c, t in [(0, 0), (3, 6)]
     ]
     assert min(red) > 100, "the cell of the red square is found in the red square"
-    assert (rows[3][0] == 255).all(-1).any() and not (rows[3][3] == 255).all(-1).any()  # the mark
+    assert (rows[3][0] == 255).all(-1).any() and not (rows[3][3] == 255).all(-1).any()  # the white mark of the cell
 
 
 def test_the_marked_place_lies_in_the_largest_object():
     ids = np.zeros((20, 30), np.uint8)
     ids[2:4, 2:4] = 1
-    ids[10:20, 5:7], ids[18:20, 5:25] = 9, 9  # an L whose centre it does not hold
+    ids[10:20, 5:7], ids[18:20, 5:25] = 9, 9  # an L, which does not contain its own centre
     y, x = pictures.middle(ids)
     assert ids[y, x] == 9 and (y, x) == (18, 12)
