@@ -15,19 +15,19 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-# A shell starts what runs in the background with SIGINT ignored, and children inherit that; the tests send it.
+# A shell starts background commands with SIGINT ignored, and child processes inherit this; some tests send SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """On such small pictures and grids several threads wait for one another."""
+    """Use one thread: on the small images and grids of the tests, several threads only wait for each other."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def shared():
-    """path -> that path among the reference data beside the clone; skips the test where it is not there."""
+    """path -> the path in ../shared, the reference data beside the clone; skips the test if it does not exist."""
 
     def find(path):
         found = SHARED / path
@@ -40,13 +40,13 @@ def shared():
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """ResNets get an eighth of their channels: for tests that ask nothing of features but that they differ."""
+    """Give ResNets an eighth of their channels, for tests that do not depend on the values of features."""
     monkeypatch.setattr("models.backbones.resnet.WIDTHS", (8, 16, 32, 64))
 
 
 @pytest.fixture
 def golden():
-    """name -> the arrays of tests/golden/<name>.npz as a dict, or what tests/golden/<name> says, a JSON file."""
+    """name -> the arrays of tests/golden/<name>.npz as a dict; name ending in .json -> the content of this file."""
 
     def load(name):
         if name.endswith(".json"):
@@ -59,7 +59,7 @@ def golden():
 
 @pytest.fixture
 def chromium(tmp_path):
-    """Headless Chromium.  Downloads go to tmp_path/down; its logs hold errors and whom it asks for anything."""
+    """Headless Chromium.  Downloads go to tmp_path/down; its logs hold errors and network requests."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="driving a browser needs the package selenium")
     browser, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not (browser and driver):
@@ -78,7 +78,7 @@ def chromium(tmp_path):
 
 @pytest.fixture
 def called(monkeypatch, capsys):
-    """Runs a program's main with arguments -> (exit code, what it printed)."""
+    """A function that runs the main of a program with arguments -> (exit code, printed text)."""
 
     def call(main, *arguments):
         monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
@@ -95,7 +95,7 @@ def called(monkeypatch, capsys):
 
 @pytest.fixture
 def program(called):
-    """Runs infer_vos with arguments -> (exit code, what it printed)."""
+    """A function that runs infer_vos with arguments -> (exit code, printed text)."""
     import infer_vos
 
     return partial(called, infer_vos.main)

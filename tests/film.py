@@ -12,7 +12,7 @@ TICKS = Fraction(1, 90_000)
 
 
 def numbered(number, size=(96, 64)):
-    """RGB frame [H,W,3] whose columns are white or black as the bits of its number; a red band lies on top."""
+    """RGB frame [H,W,3]: a red band at the top, below it one column for each bit, white = 1.  size: (width, height)."""
     width, height = size
     frame = np.zeros((height, width, 3), np.uint8)
     for bit in range(BITS):
@@ -22,14 +22,14 @@ def numbered(number, size=(96, 64)):
 
 
 def number_of(frame):
-    """What `numbered` wrote, after compression."""
+    """The number that `numbered` drew, also after compression."""
     height, width = frame.shape[:2]
     row = frame[height * 3 // 4].astype(int).sum(axis=1)
     return sum(1 << bit for bit in range(BITS) if row[(2 * bit + 1) * width // (2 * BITS)] > 380)
 
 
 def opencv_film(path, frames=40, fps=30.0, size=(96, 64)):
-    """An mp4 or avi at a constant rate, as cv2.VideoWriter makes it."""
+    """Write an mp4 or avi file of a constant frame rate with cv2.VideoWriter; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     code = cv2.VideoWriter_fourcc(*("mp4v" if path.suffix == ".mp4" else "XVID"))
     writer = cv2.VideoWriter(str(path), code, fps, size)
@@ -41,13 +41,13 @@ def opencv_film(path, frames=40, fps=30.0, size=(96, 64)):
 
 
 def film(path, times, codec="libx264", size=(96, 64), key_every=25):
-    """A file whose frame i is shown at times[i] seconds, with key frames now and then and B frames between."""
+    """Write a file with frame i at times[i] seconds, with key frames and B frames; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"g": str(key_every), "bf": "2"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        coarse = codec == "mpeg4" or path.suffix == ".avi"  # know a constant rate only
+        coarse = codec == "mpeg4" or path.suffix == ".avi"  # allow a constant rate only
         stream.codec_context.time_base = Fraction(1, 30) if coarse else TICKS
         for number, seconds in enumerate(times):
             frame = av.VideoFrame.from_ndarray(numbered(number, size), format="rgb24")
@@ -59,7 +59,7 @@ def film(path, times, codec="libx264", size=(96, 64), key_every=25):
 
 
 def turn(path):
-    """Make an mp4 say, as a telephone held upright does, that it is to be shown turned by 90 degrees."""
+    """Set the rotation of an mp4 to 90 degrees, as in videos from a phone held upright."""
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
     struct.pack_into(">9i", data, matrix, 0, 65536, 0, -65536, 0, 0, 64 << 16, 0, 1 << 30)
@@ -68,7 +68,7 @@ def turn(path):
 
 
 def trim(path, start, frames, fps=30):
-    """Make an mp4 say that only `frames` frames from the start-th on are to be shown (an edit list)."""
+    """Set the edit list of an mp4: show only `frames` frames, from frame `start` on."""
     data = bytearray(path.read_bytes())
     clock = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)[0]
     seconds = struct.unpack_from(">I", data, data.index(b"mvhd") + 16)[0]
@@ -80,9 +80,9 @@ def trim(path, start, frames, fps=30):
 
 
 def opencv_frames(path):
-    """All frames, RGB, as OpenCV decodes them from the start."""
+    """All frames of a video as RGB, decoded by OpenCV."""
     capture, frames = cv2.VideoCapture(str(path)), []
     while (read := capture.read())[0]:
         frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
-    capture.release()  # it has threads, and must not be freed in a forked process
+    capture.release()  # it has threads: a forked process must not free it
     return frames

@@ -1,7 +1,7 @@
-"""Label propagation as it is defined: dense, readable, in any dtype.  In float64 it is the truth of the tests.
+"""Label propagation by its definition, dense, in any dtype.  Tests compare the engines with it in float64.
 
-Importing this file makes it an engine of labelprop: backend="reference".
-Legend: h w cells of the feature grid.
+Importing this file adds it to labelprop as backend="reference".
+Legend: h w size of the feature grid in cells, D feature channels.
 """
 
 import sys
@@ -12,7 +12,7 @@ from labelprop import backends
 
 
 def inside_window(h, w, cfg, device=None):
-    """bool [hw (query), hw (key)]: whether the key cell lies in the query cell's window."""
+    """bool [hw (query), hw (key)]: True where the key cell lies in the window of the query cell."""
     y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     dy, dx = (c.reshape(-1, 1) - c.reshape(1, -1) for c in (y, x))
     if cfg.window == "disc":
@@ -28,16 +28,16 @@ def prepare(features_hwD, first):
 
 
 def match(query, context, groups, cfg):
-    """The top_k candidates of every cell and their weights, as walk.match returns them.
+    """The weights and cells of the top_k candidates of every query cell, as walk.match returns them.
 
-    The whole affinity stands in memory, N * (hw)^2 numbers: for small grids.
+    Keeps all N * (hw)^2 similarities in memory: only for small grids.
     """
     h, w, _ = query.shape
     inside = inside_window(h, w, cfg, query.device)
     found = []
     for group in groups:
         keys = [group.reference, *context[len(context) - group.frames :]]
-        # copies of the oldest frame are written out
+        # repeats the oldest context frame `copies` times
         order = [0, *([1] * (group.copies - 1) if group.frames else []), *range(1, len(keys))]
         allowed = inside[:, None].repeat(1, len(order), 1)
         if not cfg.window_reference:

@@ -1,4 +1,4 @@
-"""The benchmarks find the programs' parts, and compare what is the same."""
+"""The benchmarks run, and the implementations that they compare give equal results."""
 
 import importlib
 import json
@@ -73,7 +73,7 @@ def test_scaling_measures_and_draws(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sample(tmp_path):
-    """Four films where the made sample set has its own."""
+    """Four videos in the layout of the sample set."""
     videos = write_videos(tmp_path / "JPEGImages/480p", videos=4, frames=8)
     (tmp_path / "ImageSets/2017").mkdir(parents=True)
     (tmp_path / "ImageSets/2017/train.txt").write_text("".join(f"{path.name}\n" for path in sorted(videos.iterdir())))
@@ -90,7 +90,7 @@ def test_ways_of_training_learn_the_same(sample, monkeypatch, capsys, narrow):
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
     found = {cells[0].strip(): [float(cell) for cell in cells[1:]] for cells in rows}
     assert found["plain"][1] == 1 and all(cells[0] > 0 and cells[4] > 0 for cells in found.values())
-    # The memory layout changes rounding alone.
+    # The two ways differ in rounding only.
     assert abs(found["plain"][5] - found["fp32"][5]) < 1e-2 and found["plain"][6] == found["fp32"][6]
     if drawn:
         assert np.asarray(Image.open(sample / "training.png").convert("L")).std() > 5
@@ -117,7 +117,7 @@ def test_inference_is_timed_stage_by_stage(davis, capsys):
 
 @pytest.fixture
 def packed(davis, tmp_path):
-    """pack.main for two clips of three frames 480x300."""
+    """(folder of the pack, a function that runs pack.main) for two clips of three frames of 480x300 px."""
     for clip in ("a", "b"):
         (tmp_path / "clips" / clip).mkdir(parents=True)
         for t in range(3):

@@ -1,4 +1,4 @@
-"""What the protocols of configs/protocols say, and what may be changed of them."""
+"""The values of the protocols in configs/protocols, and changes of single values."""
 
 import pytest
 
@@ -13,7 +13,7 @@ PUBLISHED = {
     "DINO": ("square", 12, True, 0.1, 5, 7, False),
     "DINOv3": ("closed_disc", 12, True, 0.2, 5, 7, False),
 }
-#: readout, min_max, short_side, multiple, rounding, resize, hd_to_720
+#: protocol -> readout, min_max, short_side, multiple, rounding, resize, hd_to_720
 SIZES = {
     "DUL": ("smooth", False, None, 1, "down", "bilinear", False),
     "INO": ("grid", True, 480, None, "down", "bilinear", False),

@@ -15,7 +15,7 @@ def noise(height, width, seed=0):
 @pytest.mark.parametrize("size", [(37, 50), (100, 60), (64, 64), (13, 200), (77, 41)])
 @pytest.mark.parametrize("new_size", [(64, 64), (256, 256), (280, 504), (33, 20), (64, 20), (128, 33)])
 def test_resize_gives_the_pixels_of_pillow(size, new_size):
-    """The powers of two take torch's kernel where they enlarge, everything else Pillow itself."""
+    """resize uses torch to enlarge to powers of two, and Pillow for all other sizes."""
     frame = noise(*size)
     expected = np.asarray(Image.fromarray(frame).resize(new_size[::-1], Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(augment.resize(frame, *new_size), expected)
@@ -50,7 +50,7 @@ def test_normalise_takes_bytes_and_floats():
     normal = augment.normalise(pixels)
     floats = pixels / 255
     torch.testing.assert_close(normal, augment.normalise(floats))
-    torch.testing.assert_close(floats, pixels / 255)  # the argument is left alone
+    torch.testing.assert_close(floats, pixels / 255)  # the argument is unchanged
     red = (pixels[0, 0, 2, 3].item() / 255 - 0.485) / 0.229
     assert normal[0, 0, 2, 3].item() == pytest.approx(red, abs=1e-6)
     assert normal.is_contiguous()
@@ -62,7 +62,7 @@ def test_mean_colour_is_nearly_zero():
 
 
 def test_theta_of_the_authors_matrices(golden):
-    """g5, the inverse matrices at angle 0: the crop lies (dy, dx) off the centre, the scale is 1 / zoom."""
+    """The inverse matrices of g5 at angle 0: the crop is (dy, dx) px off the centre, the scale is 1 / zoom."""
     arrays, side, compared = golden("g5_affine"), 256, 0
     for (dy, dx, angle, scale, sign), expected in zip(arrays["params"], arrays["inv_256x256"]):
         if angle == 0:

@@ -33,7 +33,7 @@ def test_one_process_waits_for_nobody():
 def test_the_loss_of_another_process_is_told_in_words(monkeypatch):
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection reset by peer\nand more")
     with pytest.raises(RuntimeError, match="reset by peer"), distributed.peers():
-        raise lost  # with one process it is something else
+        raise lost  # with one process, no other process can be lost
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(UserError, match="another process was lost.*reset by peer"), distributed.peers():
         raise lost
@@ -42,7 +42,7 @@ def test_the_loss_of_another_process_is_told_in_words(monkeypatch):
 
 
 def dul_terms(rank=None):
-    """The losses of two clips, or of the clip of a rank, with the gradient of its features."""
+    """DUL's losses of two clips, or of the clip of one rank, and the gradient of the features."""
     torch.manual_seed(0)
     plain, transformed = (F.normalize(torch.randn(2, 3, 8, 6, 6), dim=2) for _ in range(2))
     theta = torch.tensor([[0.7, 0.0, 0.2], [0.0, 0.7, -0.1]]).expand(2, 3, 2, 3).contiguous()
@@ -55,7 +55,7 @@ def dul_terms(rank=None):
 
 
 def ino_step(model, method, clips, accumulate):
-    """Two steps of INO -> its centres and a part of a gradient."""
+    """Two steps of INO -> both centres and 50 values of a gradient."""
     for _ in range(2):
         gradients(run_of(method, accumulate), model, clips, START)
     gradient = method.student.backbone.patch_embed.proj.weight.grad
@@ -70,7 +70,7 @@ def _rank(rank, port, queue):
     dul = dul_terms(rank)
     method = method_of(mask_chance=1.0, drop_path=0.0)
     model = torch.nn.parallel.DistributedDataParallel(method)
-    torch.manual_seed(100 + rank)  # of its own, as in training
+    torch.manual_seed(100 + rank)  # each rank has its own seed, as in training
     mine = {name: value[2 * rank : 2 * rank + 2] for name, value in batch_of(clips=4).items()}
     ino = ino_step(model, method, mine, accumulate=2)
     method.eval()(mine)  # must not wait for the other rank
@@ -81,7 +81,7 @@ def _rank(rank, port, queue):
 
 
 def test_two_processes_have_the_losses_centres_and_gradients_of_one_with_the_whole_batch():
-    """DUL's negatives are anchors of both; INO's mask is the first one's, its parts are accumulated."""
+    """DUL takes negatives from both processes.  INO takes the mask of the first one and accumulates two parts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -9,15 +9,15 @@ from core.errors import UserError
 from core.evaluation import davis, folders, jf, page
 from core.palette import write_indexed
 
-#: A name as bad as the name of a folder can be.
+#: A folder name with HTML in it.
 BAD = '<b onclick="x">&amp;\' <!--<script>'
-#: How far the prediction is off, frame by frame, in px.
+#: sequence -> shift of the result from the annotation in px, for each frame
 OFF = {BAD: (0, 9, 2, 1, 7, 8, 0), "calm": (0, 0, 0, 0, 0, 0, 0), "pair": (0, 4, 3, 2, 1, 0, 0)}
 
 
 @pytest.fixture
 def scored(tmp_path):
-    """(scores, pairs of folders) of three made sequences in DAVIS layout, of which "calm" has no photos."""
+    """(scores, pairs of folders) of three sequences in DAVIS layout; "calm" has masks, but no frames."""
     rng = np.random.default_rng(0)
     for name, shifts in OFF.items():
         for t, shift in enumerate(shifts):
@@ -38,7 +38,7 @@ def scored(tmp_path):
 
 
 def written(scored, path):
-    """The page's file, and the data in it."""
+    """Write the page -> (its path, the data in it)."""
     scores, pairs = scored
     page.write(path, scores, pairs, {result.name: folders.photos(annotation) for annotation, result in pairs})
     return path, data_in(path)
@@ -50,7 +50,7 @@ def data_in(path):
 
 
 class Elements(HTMLParser):
-    """tags: the names of a page's elements in order."""
+    """tags: the names of the page's elements, in order."""
 
     def __init__(self, path):
         super().__init__()
@@ -64,7 +64,7 @@ class Elements(HTMLParser):
 def test_the_page_holds_the_scores_and_needs_nothing_else(scored, tmp_path, monkeypatch):
     monkeypatch.setattr(page.sys, "argv", ["evaluate.py", "--out", "</script><b>"])
     path, data = written(scored, tmp_path / "out/report.html")
-    assert Elements(path).tags == Elements(page.TEMPLATE).tags  # no name became an element
+    assert Elements(path).tags == Elements(page.TEMPLATE).tags  # no name is read as HTML
     told = dict(data["facts"])
     assert told["command"] == "python evaluate.py --out '</script><b>'" and told["protocol"] == "DUL: radius 12"
     assert told["network"] == "ResNet18" and "remark" not in told and "2017" in told["measure"]
@@ -148,7 +148,7 @@ def test_the_page_is_operated_in_a_browser(scored, tmp_path, browser):
     assert column(1) == sorted(OFF) and column(2) == ["1", "1", "2"]
 
     (slider,), seen = all_of("#slider"), {}
-    assert "frame 00001 (1 of 5" in text_of("#frame")[0]  # the worst
+    assert "frame 00001 (1 of 5" in text_of("#frame")[0]  # the worst frame
     for _ in range(5):
         pair = tuple(all_of(side)[0].get_property("src") for side in ("#truth", "#result"))
         seen[text_of("#frame")[0]] = pair

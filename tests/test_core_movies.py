@@ -1,4 +1,4 @@
-"""Overlays as films."""
+"""Overlays as mp4 files and GIF previews."""
 
 import resource
 
@@ -34,7 +34,7 @@ def test_browsers_play_it(tmp_path, size):
         assert (stream.width, stream.height) == (96 + size[0] % 2 * 2, 64 + size[1] % 2 * 2)
         assert stream.average_rate == 30
     data = path.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # it plays before all of it is there
+    assert data.index(b"moov") < data.index(b"mdat")  # browsers play it before the download ends
     shown = frames(path)
     assert [number_of(picture) for _, picture in shown] == list(range(40))
     colour = shown[0][1][:12, :90].reshape(-1, 3).mean(0)

@@ -68,7 +68,7 @@ def test_what_is_no_mask_is_refused_by_name(tmp_path):
 
 
 def text_bomb(path):
-    """A PNG with a comment that is a MB when unpacked: Pillow raises a ValueError."""
+    """A PNG with a comment of 2 MB when unpacked: Pillow raises a ValueError."""
     told = PngInfo()
     told.add_text("comment", "a" * 2_000_000, zip=True)
     Image.new("L", (4, 4)).save(path, pnginfo=told)
@@ -79,7 +79,7 @@ def pixel_bomb(path):
 
 
 def program(path):
-    """An EPS, for which Pillow would start Ghostscript."""
+    """An EPS file: Pillow would start Ghostscript to read it."""
     Image.new("L", (4, 4)).save(path, format="EPS")
 
 
@@ -118,7 +118,7 @@ def test_overlay_colours_differ_from_nature_and_from_each_other():
 
 
 def discs(smooth=False):
-    """Two discs of the values 100 and 200."""
+    """Two discs of values 100 and 200.  smooth: with soft edges."""
     canvas = Image.new("L", (800, 480))
     draw = ImageDraw.Draw(canvas)
     draw.ellipse((100, 80, 300, 280), fill=100)
@@ -142,7 +142,7 @@ def test_masks_that_look_wrong_are_doubted(tmp_path):
     for n in range(30):
         specks.paste(n + 1, (10 * n, 8, 10 * n + 3, 13))
     assert "specks" in doubts_about(specks, png)
-    ground = Image.eval(discs(), lambda value: {100: 0, 200: 1}.get(value, 2))  # as quantising may number colours
+    ground = Image.eval(discs(), lambda value: {100: 0, 200: 1}.get(value, 2))  # ids as quantisation may give them
     assert "object 2 covers the picture's border" in doubts_about(ground, png)
 
 
@@ -153,7 +153,7 @@ def test_sound_masks_are_not_doubted(tmp_path):
     many = (rows // 24 * 20 + columns // 20 + 1).astype(np.uint8)  # 200 objects, no background
     assert doubts_about(Image.fromarray(many), path) == ""
     few = np.zeros((240, 400), np.uint8)
-    few[10, 10], few[20:22, 5:300], few[100:180, 50:390] = 1, 2, 3  # a speck and a rope, beside what is larger
+    few[10, 10], few[20:22, 5:300], few[100:180, 50:390] = 1, 2, 3  # a speck and a thin line beside larger objects
     few[200:239, 100:300], few[60:90, 10:80] = 4, 5
     assert doubts_about(Image.fromarray(few), path) == ""
 

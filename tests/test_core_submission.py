@@ -1,4 +1,4 @@
-"""The YouTube-VOS zip: what is in it, and what is refused."""
+"""The YouTube-VOS zip: its content, and masks that are refused."""
 
 from types import SimpleNamespace
 from zipfile import ZIP_STORED, ZipFile
@@ -20,7 +20,7 @@ def ids(*there, size=(12, 16)):
 
 @pytest.fixture
 def made(tmp_path):
-    """(folder of masks, videos): four frames, the second not written; id 7 is born in the first, 9 in the third."""
+    """(folder of masks, videos): four frames, the second not written; id 7 appears in the first, 9 in the third."""
     Image.new("RGB", (16, 12)).save(tmp_path / "0.jpg")
     names = ("0", "1", "2", "3")
     video = SimpleNamespace(
@@ -42,7 +42,7 @@ def test_the_zip_holds_the_written_frames_as_they_are_and_always_the_same(made, 
         assert all(entry.compress_type == ZIP_STORED for entry in archive.infolist())
         assert archive.read("Annotations/v/2.png") == (masks / "v/2.png").read_bytes()
     for path in masks.glob("v/*.png"):
-        path.write_bytes(path.read_bytes())  # another date
+        path.write_bytes(path.read_bytes())  # gives it another date
     submission.write(tmp_path / "b.zip", masks, videos)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
@@ -62,7 +62,7 @@ def cut(path):
         ("3.png", lambda path: path.unlink(), "missing"),
         ("3.png", lambda path: write_indexed(path, ids(7, size=(12, 15))), "15x12 pixels, its frame has 16x12"),
         ("3.png", lambda path: write_indexed(path, ids(7, 8)), "holds id 8"),
-        ("0.png", lambda path: write_indexed(path, ids(9)), "holds id 9"),  # before it is born
+        ("0.png", lambda path: write_indexed(path, ids(9)), "holds id 9"),  # before id 9 appears
         ("3.png", grey, "palette"),
         ("3.png", cut, "damaged"),
         ("1.png", lambda path: write_indexed(path, ids(7)), "no frame that is to be written"),
