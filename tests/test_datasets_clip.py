@@ -1,4 +1,4 @@
-"""Sampling of clips, and batches that neither workers, nor processes, nor a restart change."""
+"""Sampling of clips; batches are the same for any number of workers and processes, and after a restart."""
 
 import logging
 import multiprocessing
@@ -62,7 +62,7 @@ def test_frames_a_second_are_those_nearest_in_time(video_fps):
     times, offsets = 1.5 + np.arange(60) / video_fps, [int(i * video_fps / 8 + 0.5) for i in range(4)]
     drawn = [sample_frames(60, clip, rng, times) for _ in range(1500)]
     assert all([i - ids[0] for i in ids] == offsets for ids in drawn)
-    # The last place is the last from which the whole clip lies within the video.
+    # The last start is the last frame from which the whole clip fits into the video.
     last = max(start for start in range(60) if start / video_fps + 3 / 8 <= 59 / video_fps + 1e-9)
     assert {ids[0] for ids in drawn} == set(range(last + 1)) and places(60, clip, times) == last + 1
 
@@ -82,7 +82,7 @@ def test_frames_a_second_in_random_order():
 
 
 class Numbers:
-    """A reader whose frames hold their video's and their own number; `broken` videos cannot be read."""
+    """A reader whose frames hold the numbers of their video and frame; `broken` videos cannot be read."""
 
     def __init__(self, lengths, broken=()):
         self.lengths, self.broken = lengths, set(broken)
@@ -103,7 +103,7 @@ class Numbers:
 
 
 class Ids:
-    """Views that keep the numbers and one draw of the generator."""
+    """Views that return these numbers and one random number."""
 
     def __call__(self, frames, rng):
         return {
@@ -168,7 +168,7 @@ def test_the_runs_own_random_numbers_are_left_alone(workers):
 
 
 class Timed(Numbers):
-    """24 frames a second; where `known` is false it cannot tell."""
+    """Videos of 24 frames a second; if `known` is False, they have no times."""
 
     known = True
 
@@ -184,7 +184,7 @@ def timed(lengths, workers=0, batch_size=4, folder_fps=None, known=True, **chang
 
 
 def test_an_epoch_takes_several_clips_of_a_video():
-    # Frames 0, 3, 6 of 24 a second: a video of 7 frames has one place for a clip, one of 9 three.
+    # A clip takes frames 0, 3, 6 at 24 frames a second: it has one possible start in 7 frames, three in 9.
     made = timed((30, 7, 9, 6, 40), clips_per_video=5)
     assert made.dataset.videos == [0, 1, 2, 4] and len(made.dataset) == 5 + 1 + 3 + 5
     assert made.steps_per_epoch == 3
@@ -214,7 +214,7 @@ def test_frame_folders_need_their_rate():
         timed((30,), known=False)
     told = timed((30, 20), known=False, folder_fps=24)
     assert flat(told.batches(0, 5)) == flat(timed((30, 20)).batches(0, 5))
-    assert timed((30, 20), folder_fps=2).dataset.videos == [0, 1]  # the file's own times count
+    assert timed((30, 20), folder_fps=2).dataset.videos == [0, 1]  # the times of the videos count, not folder_fps
 
 
 def test_videos_too_short_at_a_rate(caplog):
@@ -264,7 +264,7 @@ def test_videos_that_are_all_broken_stop_the_run_whatever_is_borne():
 
 def test_share_of_bad_clips():
     bad = BadClips(0.1)
-    bad.add(16, [("a", "x")] * 16)  # half, but of few
+    bad.add(16, [("a", "x")] * 16)  # half of the clips, but of fewer than warm_up
     bad.add(264, [])
     bad.add(0, [("b", "y")] * 15)  # 31 of 311: just below
     with pytest.raises(UserError, match="32 of 312 clips"):
@@ -289,7 +289,7 @@ def test_a_truncated_jpeg_is_replaced_and_named(tmp_path, caplog, monkeypatch):
 
 
 class Harmed:
-    """Views in whose worker something happens: harm() is called with every clip."""
+    """Views that call harm() in the worker, for every clip."""
 
     def __init__(self, harm):
         self.harm = harm
@@ -340,7 +340,7 @@ HARM = {
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """What takes seconds takes tenths: torch looks after its workers, and we wait for their end."""
+    """Shorten two waits to 0.3 s: between torch's checks of its workers, and ours for the end of workers."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.3,))
     monkeypatch.setattr(worker, "PATIENCE", 0.3)
 
@@ -349,14 +349,14 @@ def impatient(monkeypatch):
 def test_what_happens_in_a_worker_ends_the_program_soon_and_with_its_cause(harm, impatient):
     made = harmed(harm)
     started, (kind, words) = time.monotonic(), HARM[harm]
-    with pytest.raises(kind, match=words) as caught:  # which keeps the loader's frames, as a traceback does
+    with pytest.raises(kind, match=words) as caught:  # the traceback keeps the loader's variables alive
         list(made.batches(0, 20))
     assert not multiprocessing.active_children() and time.monotonic() - started < 4
     assert (kind is UserError) == ("Traceback" not in str(caught.value))
 
 
 def test_the_death_of_a_worker_is_reported_by_the_next_batch_alone(impatient):
-    """A step or a save that runs at that moment is not broken off."""
+    """The death does not interrupt a step or a save."""
     made, handler = loader(workers=1), signal.getsignal(signal.SIGCHLD)
     with made.serve(0, 20) as batches:
         next(batches)
@@ -372,7 +372,7 @@ def test_the_death_of_a_worker_is_reported_by_the_next_batch_alone(impatient):
 
 
 def test_an_error_of_a_connection_waits_for_the_end_of_the_worker():
-    """The connections of a dying worker break before it has ended."""
+    """The connections of a dying worker break before its process has ended."""
     with pytest.raises(UserError, match="worker that reads data died: EOFError"), loader(workers=1).serve(0, 20):
         (process,) = multiprocessing.active_children()
         threading.Timer(0.2, process.kill).start()
@@ -393,24 +393,24 @@ def _hangs():
 
 def test_a_worker_that_hangs_is_ended_in_seconds(impatient):
     with harmed(_hangs).serve(0, 20):
-        time.sleep(0.3)  # the workers have begun
+        time.sleep(0.3)  # until the workers have started
         started = time.monotonic()
     assert not multiprocessing.active_children() and time.monotonic() - started < 2
 
 
 def _interrupted(report):
-    """A training whose process group gets SIGINT and SIGTERM."""
+    """Read batches while the process group gets SIGINT and SIGTERM; report the last step and the signals."""
     os.setsid()
     signals = []
     for step, _ in enumerate(loader(workers=2).batches(0, 40)):
-        if step == 3:  # with the default handler, that the workers inherit
+        if step == 3:  # with the default handler, which the workers inherit
             try:
                 os.killpg(0, signal.SIGINT)
             except KeyboardInterrupt:
                 signals.append("interrupted")
         if step == 12:
             signal.signal(signal.SIGTERM, lambda *_: signals.append("terminated"))
-            subprocess.run(["kill", "-TERM", "--", f"-{os.getpgrp()}"])  # as from outside
+            subprocess.run(["kill", "-TERM", "--", f"-{os.getpgrp()}"])  # from another process
     report.put((step, signals))
 
 

@@ -32,7 +32,7 @@ def write(path, shade=100, size=(24, 32)):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three videos at three depths, and things that are no frames."""
+    """Three videos at three depths, two files that are not frames, and an empty folder."""
     for i in range(3):
         write(tmp_path / f"data/zebra/{i:05d}.jpg", 50 + i)
         write(tmp_path / f"data/class/apple/{i:05d}.PNG", 80 + i)
@@ -195,7 +195,7 @@ def test_names_with_spaces_and_commas_stand_in_quotes(root):
 def test_lists_of_names_with_spaces_and_other_letters(root, line):
     write(root / "a cat/00000.jpg")
     write(root / "日本/ü 1.png")
-    reader = listed(root, f"\ufeff{line}\n'日本'\n")  # some editors begin a file with this mark
+    reader = listed(root, f"\ufeff{line}\n'日本'\n")  # a byte order mark, which some editors write
     assert names(reader) == ["a cat", "日本"]
     assert [len(reader.read(video, [0])) for video in range(2)] == [1, 1]
 
@@ -250,7 +250,7 @@ def test_list_that_is_not_there(root):
 
 
 def grow_old(root):
-    """Folders that changed just now are looked into again; pretend that they changed an hour ago."""
+    """Set the times of all folders to an hour ago: the scan lists recently changed folders again."""
     hour_ago = time.time() - 3600
     for folder, _, _ in os.walk(root):
         os.utime(folder, (hour_ago, hour_ago))
@@ -258,7 +258,7 @@ def grow_old(root):
 
 @pytest.fixture
 def looked_into(monkeypatch):
-    """The folders that were listed."""
+    """The names of the folders that were listed."""
     folders, list_folder = [], listing.list_folder
 
     def noting(folder, suffixes):
@@ -288,7 +288,7 @@ def test_the_second_scan_lists_only_folders_that_changed(root, looked_into):
 
 
 def test_a_change_right_after_the_scan_is_seen(root):
-    """Within a clock tick the folder's time may stay the same."""
+    """Two changes in one tick of the clock give the folder the same time."""
     Reader(root)
     changed = (root / "zebra").stat().st_mtime_ns
     write(root / "zebra/00003.jpg")

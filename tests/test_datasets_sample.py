@@ -1,4 +1,4 @@
-"""The made sample set: its layout, that it is the same each time, and that its masks are exact."""
+"""The sample set: its layout, equal bytes for equal seeds, and exact masks.  Legend: ids_T, masks of T frames."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def test_all_objects_of_a_validation_clip_are_in_its_first_mask(root):
 
 
 def test_masks_move(root):
-    """Copying the first mask must not solve the set."""
+    """Copying the first mask to all frames must give a low score."""
     overlaps = []
     for name in names(root, "val"):
         first, *_, last = masks(root, name)
@@ -111,7 +111,7 @@ def test_both_layouts_of_the_late_clip_are_read_alike(root):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_other_processes(root, tmp_path):
-    """The set was made by two processes; here its kinds of clips are made by this one."""
+    """Two processes made the set; this process makes one clip of each kind again."""
     for name in (sample.LATE, "lagoon-eel", "clip-001"):
         sample.write_clip(tmp_path, sample.Settings(**SMALL), name)
     made, whole = content(tmp_path), content(root)
@@ -125,7 +125,7 @@ def test_another_seed_gives_other_scenes(root):
 
 
 def test_masks_are_the_topmost_shapes():
-    """Against every creature drawn four times as large, composed by hand."""
+    """Compares the masks with creatures drawn four times as large and put together here."""
     scene = Scene(np.random.default_rng(5), "pond", ("koi", "turtle"), 6, (192, 288))
     _, ids = scene.render(2)
     fine = np.zeros_like(ids)
@@ -143,7 +143,7 @@ def test_masks_are_the_topmost_shapes():
 
 
 def test_an_animal_is_visible_where_its_mask_is():
-    """Without an animal, the frame differs under its mask and, but for its shadow, nowhere else."""
+    """Without the animal, the frame differs under its mask and, for its shadow, close to it, but nowhere else."""
     with_it = Scene(np.random.default_rng(8), "forest", ("beetle",), 6, (128, 192))
     without = Scene(np.random.default_rng(8), "forest", ("beetle",), 6, (128, 192))
     without.actors = []
@@ -210,7 +210,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_two_at_once(tmp_path, root, monkeypatch):
-    """The one that comes second finds the first one's set and is content."""
+    """A process that finishes second finds the set of the first and keeps it."""
     monkeypatch.setattr(sample, "_write", lambda *job: shutil.copytree(root, tmp_path / "sample"))
     make_sample(tmp_path / "sample", **SMALL)
     assert content(tmp_path / "sample") == content(root)

@@ -25,7 +25,7 @@ def make_mask(path, *ids):
 
 @pytest.fixture
 def davis_root(tmp_path):
-    """Two sequences; in `late` object 5 appears in frame 2, and frame 0 has void pixels."""
+    """Two sequences; in `late`, object 5 appears in frame 2, and all masks have void pixels."""
     for name in ("plain", "late"):
         for t in range(4):
             make_frame(tmp_path / "JPEGImages/480p" / name / f"{t:05d}.jpg", 50 * t)
@@ -108,7 +108,7 @@ def test_a_long_list_is_read_in_no_time(tmp_path):
     started = time.process_time()
     with pytest.raises(UserError, match="two frames named '0'"):
         vos.listed(tmp_path / "list.txt", tmp_path)
-    assert time.process_time() - started < 5  # comparing each with each took half a minute
+    assert time.process_time() - started < 5  # comparing all pairs took half a minute
 
 
 def test_lists(tmp_path):
@@ -125,7 +125,7 @@ def test_lists(tmp_path):
     assert (one.name, one.written, births(one)) == ("one", (False, True, False, True), {1: [7]})
     assert one.annotations is None and two.annotations == tmp_path / "Annotations/two"
     assert vos.listed(tmp_path / "list.txt", tmp_path, ["two", "two"]) == [two]
-    # Annotations of frames that the list leaves out: results would lack them.
+    # The list lacks a frame that has an annotation: the results would lack it, too.
     make_mask(tmp_path / "Annotations/two/00002.png", 1)
     assert vos.listed(tmp_path / "list.txt", tmp_path)[1].annotations is None
 
@@ -133,7 +133,7 @@ def test_lists(tmp_path):
 def test_lists_of_other_programs(tmp_path):
     make_frame(tmp_path / "v/0.jpg")
     make_mask(tmp_path / "v/0.png", 1)
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf1 v/0.jpg v/0.png\r\n")  # of Windows
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf1 v/0.jpg v/0.png\r\n")  # BOM and CRLF, as on Windows
     assert vos.listed(tmp_path / "list.txt", tmp_path)[0].written == (True,)
     with pytest.raises(UserError, match="0.jpg: cannot be read"):
         vos.listed(tmp_path / "v/0.jpg", tmp_path)
