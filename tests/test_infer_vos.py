@@ -22,7 +22,7 @@ from tests.programs import ROOT, Program
 
 @pytest.fixture
 def data(tmp_path, narrow):
-    """DAVIS layout: two sequences of five frames, one and two objects that move over noise."""
+    """DAVIS layout: two sequences of five frames, with one and two objects that move over noise."""
     rng = np.random.default_rng(0)
     for name, ids in (("pair", (1, 2)), ("single", (1,))):
         ground = rng.integers(0, 80, (48, 64, 3), np.uint8)
@@ -77,10 +77,10 @@ def test_masks_of_different_origin_are_not_mixed(program, data, tmp_path):
     other = untrained(data, out, "--sequences", "pair", "--set", "seed=1")
     code, told = program(*other)
     assert code == 2 and "another origin (differs: weights" in told and "--overwrite" in told
-    code, told = program(*other, "--overwrite")  # "single" would go, and not be done again
+    code, told = program(*other, "--overwrite")  # would delete the masks of "single" and not make them again
     assert code == 2 and "leave out --sequences" in told
     assert [folder.name for folder in (out / "res4_vos").iterdir()] == ["single"]
-    (out / "res4_origin.json").write_text("[]")  # no record
+    (out / "res4_origin.json").write_text("[]")  # not a valid record
     code, told = program(*other)
     assert code == 2 and "another origin (differs: weights" in told
     assert program(*untrained(data, out, "--set", "seed=1"), "--overwrite")[0] == 0
@@ -120,7 +120,7 @@ def test_networks_of_timm(program, data, tmp_path, model, key, cell_px, protocol
     assert (origin["propagation"]["multiple"], origin["propagation"]["context"]) == (cell_px, 7)
 
     assert program("--checkpoint", f"timm:{model}@untrained", *common, "--out", tmp_path / "b")[0] == 0
-    assert masks(tmp_path / f"b/{key}_vos") == masks(tmp_path / f"a/{key}_vos")  # the seed is 0 there, too
+    assert masks(tmp_path / f"b/{key}_vos") == masks(tmp_path / f"a/{key}_vos")  # also made with seed 0
     code, told = program("--checkpoint", "timm:vit_tini_patch16_224", *common, "--out", tmp_path / "c")
     assert code == 2 and "did you mean 'vit_tiny_patch16_224'" in told and not (tmp_path / "c").exists()
 
@@ -157,7 +157,7 @@ def test_lists_and_youtube_vos(program, data, tmp_path):
     shutil.copytree(valid / "JPEGImages", tmp_path / "ytvos/valid_all_frames/JPEGImages")
     for t in (1, 3):
         (valid / f"JPEGImages/pair/{t:05d}.jpg").unlink()
-    born = np.zeros((48, 63), np.uint8)  # a pixel narrower than the frames
+    born = np.zeros((48, 63), np.uint8)  # one pixel narrower than the frames
     born[6:26, 4:26] = 9
     write_indexed(valid / "Annotations/pair/00002.png", born)
     with pytest.warns(UserWarning, match="frame 2 is 63x48, its frame 64x48: resized"):
@@ -209,7 +209,7 @@ def test_mistakes(program, data, tmp_path, more, message):
 
 
 def test_a_protocol_and_its_changes_are_applied_to_any_data(data):
-    """On YouTube-VOS INO's own network follows INO_ytvos; a protocol that is named is taken as it is, and changes."""
+    """INO takes INO_ytvos on YouTube-VOS.  --protocol discards changes of the configuration; --set always applies."""
     extractor = models.load("untrained", models.ROOT / "configs/ino_sample.yaml")
     chosen = {}
     for dataset, more in (("ytvos", []), ("davis", []), ("ytvos", ["--protocol", "INO"])):
@@ -356,7 +356,7 @@ def test_an_error_in_one_process_ends_all(program, data, tmp_path):
 
 
 def test_only_the_first_process_reports_a_mistake(program, data, tmp_path, monkeypatch):
-    """The others wait meanwhile."""
+    """The other processes wait."""
 
     def waits():
         raise InterruptedError

@@ -1,4 +1,4 @@
-"""A video of one's own: later masks correct, and results are whole or not there."""
+"""The user's own video: later masks correct the results; a run writes all results or none."""
 
 import json
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_masks_of_new_objects_add_them(tracker, scene):
 def test_masks_of_followed_objects_correct_them(tracker, scene):
     frames, truth = scene
     wrong = np.roll(truth[0], 12, axis=1)
-    later = np.where(truth[5] == 1, truth[5], 0)  # of object 1 alone: 2 stays as it was followed
+    later = np.where(truth[5] == 1, truth[5], 0)  # object 1 only: object 2 stays as followed
     given = {0: wrong, 4: np.where(truth[4] == 2, truth[4], 0), 5: later}
     found = [ids for _, ids, _ in follow.carried(shown(frames), tracker, given)]
     assert len(found) == 8
@@ -69,7 +69,7 @@ def test_corrections_one_after_another_and_behind_the_end(tracker, scene):
 
 
 class Task:
-    """The scene as a task, without a file."""
+    """A task with given frames and masks, without a video file."""
 
     def __init__(self, frames, masks):
         self.pictures, self.masks, self.length, self.fps = frames, masks, len(frames), 25.0
@@ -170,7 +170,7 @@ def test_nothing_unfinished_stays_and_the_same_run_goes_on(tracker, task, tmp_pa
 def test_a_kill_leaves_nothing_that_counts(tracker, task, tmp_path):
     follow.run(task, tracker, tmp_path, {"name": "a"})
     whole = content(tmp_path)
-    # As a program leaves things that is killed while results get their names.
+    # The state after a program was killed while it renamed its results.
     follow.write_record(tmp_path, {"name": "b"}, None)
     (tmp_path / "objects.json").unlink()
     (tmp_path / ".overlay.mp4.123").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Propagation of one frame: against the published programs and against the definition in float64."""
+"""Propagation of one frame, compared with the published programs and with the definition in float64."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def protocol(base, **changes):
 
 
 def made(seed, N, M, D, h, w, dtype=torch.float64):
-    """Random unit features and labels: query, keys, labels."""
+    """Random query [D,h,w] and keys [N,D,h,w] of unit features, and labels [N,M,h,w]."""
     rng = torch.Generator().manual_seed(seed)
     frames = F.normalize(torch.randn(N + 1, D, h, w, generator=rng, dtype=torch.float64), dim=1)
     labels = torch.randn(N, M, h, w, generator=rng, dtype=torch.float64).softmax(1)
@@ -27,7 +27,7 @@ def made(seed, N, M, D, h, w, dtype=torch.float64):
 
 
 def replay(arrays, cfg, normalise, backend):
-    """Ours and the published output [M,cells], at the cells of the query whose output is stored."""
+    """Our output and the published one, both [M,cells], for the query cells whose output is stored."""
     query, keys, labels, out = (torch.from_numpy(arrays[k]) for k in ("query", "ctx_feats", "ctx_masks", "out"))
     if normalise:
         query, keys = F.normalize(query, dim=1), F.normalize(keys, dim=1)
@@ -69,7 +69,7 @@ def test_full_size_frames_are_the_published_ones(golden):
 
 
 def test_ties_move_only_what_they_can(golden):
-    """Of the candidates that tie at the k-th place any may be kept: the output lies between the extremes."""
+    """Any of the candidates that tie at place k may be kept: the output lies between the two extremes."""
     arrays = golden("g2_ties_c2")
     cfg = square_of(arrays)
     found = [replay(arrays, cfg, True, backend)[0] for backend in ("reference", "windowed", "int8")]
@@ -135,7 +135,7 @@ def random_case(seed, dtype):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_windowed_is_the_definition(seed):
-    """In float64, where only a wrong choice could make a difference."""
+    """In float64, where only a wrong candidate can make a difference."""
     case = random_case(seed, torch.float64)
     ours, truth = propagate(*case, "windowed"), propagate(*case, "reference")
     assert ours.shape == case[2].shape[1:]
@@ -144,7 +144,7 @@ def test_windowed_is_the_definition(seed):
 
 @pytest.mark.parametrize("seed", range(20, 34))
 def test_int8_is_the_definition(seed, monkeypatch):
-    """Also where almost no candidate is computed before it is known to be needed."""
+    """Also without spare positions and candidates: then all cells in doubt are computed in float32."""
     case = random_case(seed, torch.float32)
     truth = propagate(*case, "reference")
     torch.testing.assert_close(propagate(*case, "int8"), truth, rtol=0, atol=5e-6)
@@ -154,7 +154,7 @@ def test_int8_is_the_definition(seed, monkeypatch):
 
 
 def test_int8_needs_its_doubt(monkeypatch):
-    """Without it, candidates that rounding put in the wrong order are lost: the test above can fail."""
+    """With a negative DOUBT, candidates are lost to rounding errors: so the test above can fail."""
     case = *made(1, 4, 3, 64, 20, 24, torch.float32), protocol(DISC, radius=5)
     truth = propagate(*case, "reference")
     monkeypatch.setattr(int8, "POSITIONS", 0)
@@ -165,7 +165,7 @@ def test_int8_needs_its_doubt(monkeypatch):
 
 
 def test_int8_error_is_within_what_it_allows_for():
-    """The largest error of some million pairs stays below DOUBT sigmas, and is not far smaller either."""
+    """The largest error of all pairs of a tile lies between 2 and DOUBT sigmas."""
     features = F.normalize(torch.randn(2, 40, 50, 96, generator=torch.Generator().manual_seed(0)).relu() ** 2, dim=-1)
     key = int8.prepare(features[0], None)
     scorer = int8.Int8(int8.prepare(features[1], key), 1, protocol(DISC))
@@ -246,7 +246,7 @@ def test_groups_have_their_own_references_frames_and_copies(base, engine):
         groups = [walk.Group(prepared[n], count, copies) for n, count, copies in ((0, 5, 4), (7, 3, 1), (8, 3, 2))]
         groups.append(walk.Group(prepared[9], 0))
         labels = [frames.new_tensor([[n == m for m in range(7)]]).expand(14 * 17, 7) for n in range(7)]
-        own = [[labels[6], *labels[6 - group.frames : 6]] for group in groups]  # each frame votes for itself
+        own = [[labels[6], *labels[6 - group.frames : 6]] for group in groups]  # channel 6: the reference, n: frame n
         return backends.propagate_groups(prepared[6], prepared[1:6], groups, own, cfg, engine)
 
     for ours, truth in zip(masks_by(engine), masks_by(reference), strict=True):

@@ -1,4 +1,4 @@
-"""A tracker: whole videos and frame by frame, what it asks of an extractor, and its arguments."""
+"""Tracker: whole videos, videos frame by frame, the calls of its extractor, and its arguments."""
 
 import threading
 from contextlib import closing
@@ -18,7 +18,7 @@ from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
 
 class Colours(nn.Module):
-    """An extractor of mean colours; `fine` sees them brighter."""
+    """An extractor of mean colours; the layer `fine` brightens the frames first."""
 
     layers = ("plain", "fine")
     protocol, changes = "INO", {}
@@ -49,9 +49,9 @@ def test_frame_by_frame_gives_the_masks_of_the_whole_video(cfg):
     assert whole.dtype == np.uint8 and [set(np.unique(ids)) for ids in whole[[0, 3, 7]]] == [{0}, {0, 1}, {0, 1, 2}]
     for _ in range(2):
         np.testing.assert_array_equal(stepped(tracker, frames, masks), whole)
-        assert tracker.step(frames[0], truth[0]).dtype == np.uint8  # goes on with the same video
+        assert tracker.step(frames[0], truth[0]).dtype == np.uint8  # continues the same video
         tracker.reset()
-    np.testing.assert_array_equal(stepped(tracker, frames, masks | {6: truth[4] % 2}), whole)  # nothing new in it
+    np.testing.assert_array_equal(stepped(tracker, frames, masks | {6: truth[4] % 2}), whole)  # no new object in it
 
 
 def test_a_video_in_between_does_not_disturb_the_live_one():
@@ -134,7 +134,7 @@ def test_frames_and_masks_that_do_not_fit_a_live_video():
     tracker = Tracker(Colours(), protocol=DUL, device="cpu")
     with pytest.raises(UserError, match="frame 0 is 40x64, its frame 48x64"):
         tracker.step(first, ids[:, :40])
-    assert (tracker.step(first, ids) == ids).all()  # the video goes on as if nothing had happened
+    assert (tracker.step(first, ids) == ids).all()  # the error changed nothing
     with pytest.raises(UserError, match="frame 1 is 40x64, the frames before it 48x64"):
         tracker.step(second[:, :40])
     with pytest.raises(UserError, match="given at frame 1 is float64"):
@@ -167,7 +167,7 @@ def test_confidence_is_the_share_of_the_id_in_all_soft_masks(cfg):
         stepped_ids, stepped_confidence = tracker.step(frames[t], masks.get(t), confidence=True)
         np.testing.assert_array_equal(stepped_ids, ids)
         np.testing.assert_array_equal(stepped_confidence, confidence)
-    assert (pairs[0][1] == 1).all()  # nothing is followed yet
+    assert (pairs[0][1] == 1).all()  # no object yet
     objects = [1, 1, 2, 2, 2]
     for (_, confidence), count in zip(pairs[2:], objects[1:]):
         assert 1 / (count + 1) - 1e-6 <= confidence.min() < confidence.max() <= 1 + 1e-6

@@ -1,4 +1,4 @@
-"""Whole videos: the published programs' clips, objects born late, streaming, and what does not fit."""
+"""Whole videos: clips of the published programs, objects that appear late, streaming, and wrong inputs."""
 
 import gc
 import warnings
@@ -30,14 +30,14 @@ def segment_video(frames, given, network, cfg, backend="auto", device="cpu", bat
 
 
 def colours(frames):
-    """Stands in for a network: unit features of 8x8 px cells, from their mean colour and its products."""
+    """Stands in for a network: unit features of cells of 8x8 px, from their mean colour and its products."""
     cells = F.avg_pool2d(frames, 8, ceil_mode=True) - 0.45
     cells = torch.cat([cells, cells[:, :1] * cells[:, 1:2], cells**2, torch.full_like(cells[:, :1], 0.05)], 1)
     return F.normalize(cells, dim=1)
 
 
 def moving(count, H=64, W=80, enters=0):
-    """A red and a green square on noise that go right; the green one enters late.  Frames, and the true ids."""
+    """Yields (frame, true ids): a red square and, from frame `enters` on, a green one move right over noise."""
     ground = np.random.default_rng(0).integers(90, 140, (H, W, 3), dtype=np.uint8)
     for t in range(count):
         frame, ids = ground.copy(), np.zeros((H, W), np.uint8)
@@ -49,7 +49,7 @@ def moving(count, H=64, W=80, enters=0):
 
 
 def replay(arrays, cfg, backend="auto"):
-    """Ids of all frames of a golden clip, from its stored features and masks."""
+    """The given masks and the ids of all frames of a golden clip, from its stored features and masks."""
     masks, births = arrays["masks_gt"], arrays["tracks"]
     given = {}
     for channel, t in enumerate(births.tolist()):
@@ -67,7 +67,7 @@ def test_dul_clip_is_the_published_one(golden, name, backend):
     assert float(arrays["temp"]) == pytest.approx(DUL.temperature)
     cfg = replace(DUL, radius=int(arrays["radius"]), top_k=int(arrays["topk"]), context=int(arrays["cxt"]))
     given, ids = replay(arrays, cfg, backend)
-    # in frame 0 we write the given mask itself, the authors what is left of it after the grid
+    # for frame 0 we return the given mask; the authors resize it to the grid and back
     first = given.get(0, np.zeros_like(ids[0]))
     np.testing.assert_array_equal(ids[0], first)
     np.testing.assert_array_equal(ids[1:], arrays["ids"][1:])
@@ -83,7 +83,7 @@ def test_ino_clip_is_the_published_one(golden, name, backend):
 
 
 def dinov3_clip(golden):
-    """The golden clip of DINOv3's notebook, and the protocol with the numbers of that clip."""
+    """The golden clip of DINOv3's notebook, and the protocol with the values of this clip."""
     arrays = golden("g10_dinov3")
     numbers = {"radius": "radius", "context": "n_last", "top_k": "topk", "temperature": "temp"}
     changes = {key: arrays[name].item() for key, name in numbers.items()}
@@ -124,7 +124,7 @@ def test_dinov3_resizes_the_picture_as_pillow_does():
 
 
 def test_nearest_readout_stretches_at_the_videos_size_and_drops_what_is_constant():
-    """4 cells on 6 pixels, a constant channel (1), and ids of more channels than are resized at a time."""
+    """4 cells on 6 pixels, a constant channel (1), and more channels than are resized at a time."""
     cfg = protocols.named("DINOv3", {"multiple": 16})
     soft = torch.zeros(11, 1, 4)
     soft[0], soft[1], soft[10] = torch.tensor([0.3, 0.2, 0.1, 0.1]), 0.9, torch.tensor([0.0, 0.01, 0.02, 0.04])
@@ -148,11 +148,11 @@ def test_segments_what_moves():
         assert [x.shape for x in ids] == [(64, 80)] * 12 and all(x.dtype == np.uint8 for x in ids)
         for number in (1, 2):
             found, true = ids[-1] == number, truth[-1] == number
-            assert (found & true).sum() / (found | true).sum() > 0.4, (cfg, number)  # a copied mask: below 0.3
+            assert (found & true).sum() / (found | true).sum() > 0.4, (cfg, number)  # a copied first mask: below 0.3
 
 
 def test_copies_of_the_reference_are_counted_as_if_they_stood_in_the_list():
-    """The weights for repeats against real copies, frame by frame."""
+    """Compares the weight of a repeated reference with real copies of it, for every frame."""
     rng = torch.Generator().manual_seed(0)
     cfg = replace(DUL, context=5, top_k=7)
     features = F.normalize(torch.randn(9, 12, 10, 11, generator=rng, dtype=torch.float64), dim=1)
@@ -186,7 +186,7 @@ def test_late_objects_keep_their_ids():
     names = np.array([0, 200, 7], np.uint8)
     red, both = names[truth[2]], names[truth[5]]
     green = np.where(both == 7, both, np.uint8(0))
-    for late in (green, both):  # a later mask may repeat what is known, or leave it out
+    for late in (green, both):  # a later mask may hold or lack the known objects
         ids = list(segment_video(frames, {2: red, 5: late}, colours, DUL))
         assert not ids[0].any() and not ids[1].any()
         assert [set(np.unique(x)) for x in ids[2:]] == [{0, 200}] * 3 + [{0, 7, 200}] * 5
@@ -219,7 +219,7 @@ def test_255_objects_each_with_its_own_id():
     for cfg in (replace(DUL, top_k=1), replace(YTVOS, top_k=1)):
         out = list(segment_video(frames, {0: ids}, colours, cfg))
         assert len(np.unique(out[-1])) == 256
-        assert (out[-1] == ids).mean() > 0.5  # bilinear to the grid blurs masks as small as a cell
+        assert (out[-1] == ids).mean() > 0.5  # bilinear resizing to the grid blurs masks of one cell
 
 
 def test_reading_ahead_changes_nothing():
@@ -239,10 +239,10 @@ def test_reading_ahead_changes_nothing():
 
 
 def test_holds_no_frame_and_a_bounded_context():
-    """300 frames stream through; of frames one, of features the context (and the reference) are alive."""
+    """In a stream of 300 frames, at most two frames and seven features are in memory at a time."""
     frames_alive, features_alive, most = weakref.WeakSet(), weakref.WeakSet(), [0, 0]
 
-    class Frame(np.ndarray):  # plain arrays take no weak reference in a set
+    class Frame(np.ndarray):  # a WeakSet needs a hash, which arrays lack
         __hash__ = object.__hash__
 
     def stream():
@@ -349,7 +349,7 @@ def test_a_bounded_working_size_still_gives_masks_of_the_videos_own(cfg):
     for ours, theirs in zip(seen[:6], seen[6:], strict=True):
         torch.testing.assert_close(ours, theirs)
     assert {ids.shape for ids in large} == {(128, 160)}
-    # the given mask meets the grid at pixels that are not the same
+    # the grid samples the larger mask at other pixels
     assert np.mean([twice(a) == b for a, b in zip(small, large)]) > 0.97
 
 

@@ -1,4 +1,4 @@
-"""The page in headless Chromium, from an upload to the download; and its parts without a browser."""
+"""The page in headless Chromium, from the upload to the download, and its functions without a browser."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ def page(tmp_path):
 
 
 class Driven:
-    """The page in Chromium."""
+    """Operates the page in Chromium."""
 
     def __init__(self, browser, page):
         self.browser, self.page = browser, page
@@ -53,13 +53,13 @@ class Driven:
         self.until(lambda: word in self.said(), word)
 
     def told(self, word):
-        """Wait for a message that holds a word."""
+        """Wait for a message that holds the word."""
         text = "return [...document.querySelectorAll('.toast-body')].map((toast) => toast.textContent).join()"
         shown = self.until(lambda: word in (text_now := self.browser.execute_script(text)) and text_now, word)
         assert "Traceback" not in shown
 
     def drag(self, *corners):
-        """Press the button at the first point of the picture, from 0 to 1, move to the others, release it."""
+        """Press the mouse button at the first corner, move to the others, release it.  corners: (x, y) from 0 to 1."""
         from selenium.webdriver import ActionChains
 
         canvas = self.find("#canvas canvas")
@@ -82,7 +82,7 @@ class Driven:
         return session
 
     def addresses(self):
-        """Whom the browser has asked for anything."""
+        """The hosts to which the browser has sent requests."""
         messages = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
         sent = (
             m["params"] for m in messages if m["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated")
@@ -105,7 +105,7 @@ def driven(page, chromium):
 
 @pytest.fixture
 def clip(tmp_path):
-    """A red square (object 1) and a green one (2) that go right."""
+    """An mp4 file: a red square (object 1) and a green one (2) move right."""
     with mp4(tmp_path / "clip.mp4") as add:
         for t, (frame, _) in enumerate(moving(FRAMES, *SIZE)):
             add(frame, t / 25)
@@ -113,7 +113,7 @@ def clip(tmp_path):
 
 
 def in_object(number, *points, t=0):
-    """Places in the picture, from 0 to 1, of points from 0 to 1 in an object of `clip` at frame t."""
+    """Points (x, y) in frame t of `clip`.  points: (x, y) in the square of the object.  Both from 0 to 1."""
     y, x = np.nonzero([*moving(t + 1, *SIZE)][t][1] == number)
     return [((x.min() + a * 16) / SIZE[1], (y.min() + b * 16) / SIZE[0]) for a, b in points]
 
@@ -221,7 +221,7 @@ def test_mistakes_are_told(page, clip, tmp_path):
     broken.write_bytes(b"no video")
     with pytest.raises(gr.Error, match="broken.mp4"):
         page.upload(str(broken), request)
-    assert page.browse(2, request)["t"] == 2  # the video before is still there
+    assert page.browse(2, request)["t"] == 2  # the earlier video is still open
     assert page.write(request) and page.sessions["a"].written is None
     with pytest.raises(gr.Error, match="no mask"):
         list(page.write(request))
@@ -241,7 +241,7 @@ def test_the_picture_tells_the_mask_exactly(page, clip):
 
 
 def test_the_folder_is_emptied_and_nothing_else(tmp_path):
-    dead = tmp_path / "page-4194999"  # above the highest number of a process
+    dead = tmp_path / "page-4194999"  # above the highest process id
     for folder in (dead, tmp_path / "page-mine", tmp_path / "other"):
         folder.mkdir()
     with app.emptied(tmp_path) as own:
