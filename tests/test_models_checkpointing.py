@@ -1,4 +1,4 @@
-"""optim.checkpointing: the gradients, statistics and random numbers of a network that keeps its activations."""
+"""optim.checkpointing changes no gradient, statistic or random number, and needs less memory."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from core.schema import Optim
 from models.methods import METHODS
 from tests import small
 
-BATCHES = {  # name of a view -> its shape
+BATCHES = {  # method -> name of a view -> its shape
     "dul": {"plain": (2, 3, 3, 64, 64), "transformed": (2, 3, 3, 64, 64)},
     "ino": {"global": (2, 4, 3, 32, 32), "local": (2, 4, 2, 3, 16, 16)},
     "crw": {"patches": (2, 4, 4, 3, 16, 16)},
@@ -17,7 +17,7 @@ BATCHES = {  # name of a view -> its shape
 
 
 def steps(name, checkpointing):
-    """Two steps of a method in training -> (all gradients, the state after them, bytes kept for the backward pass)."""
+    """Two training steps of a method -> (gradients of each, state after both, bytes kept for the backward pass)."""
     torch.manual_seed(0)
     method = METHODS[name].Method(getattr(small, f"{name}_config")()).train()
     if checkpointing:

@@ -1,4 +1,4 @@
-"""The DUL loss against its definition and the reference values; the network; the official snapshot's names."""
+"""DUL: losses by definition and by reference values, the network, the official snapshot, other checkpoints."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def from_golden(arrays, dtype=torch.float32):
 
 
 def labelled(transformed, anchors_BnD, pseudo):
-    """Fills cells that are not stored, zeros, with the anchor of their label: they act through the label alone."""
+    """Replace cells of transformed [B,T,D,h,w] that are not stored (zeros) by the anchor of their label."""
     B, T = transformed.shape[:2]
     labels = pseudo.long().view(B, T, *pseudo.shape[1:]) - torch.arange(B).view(B, 1, 1, 1) * anchors_BnD.shape[1]
     anchors = torch.stack([own[label] for own, label in zip(anchors_BnD, labels)]).movedim(-1, 2)
@@ -60,13 +60,13 @@ def test_pseudo_labels_agree_with_reference(golden, name):
     plain, transformed, theta, anchors, _, temperature = arguments
     logits, labels = self_training(plain, transformed, theta, anchors, temperature)
     assert torch.equal(labels.flatten(0, 1).view_as(t["pseudo"]).to(torch.uint8), t["pseudo"])
-    if "vals" in t:  # of every other row and column
+    if "vals" in t:  # stored for every other row and column
         ours = logits.flatten(0, 1).transpose(1, 2).unflatten(2, plain.shape[-2:])[..., ::2, ::2]
         torch.testing.assert_close(ours.detach(), t["vals"], atol=2e-5, rtol=0)
 
 
 def oracle(plain, transformed, theta, anchor_index, reference_index, tau):
-    """Sec. 'One step' of the method, cell by cell."""
+    """The losses by their definition, in loops over cells."""
     B, T, D, h, w = plain.shape
     cell = lambda maps, p: maps[:, p // w, p % w]
     anchors = [(b, cell(plain[b, 0], p)) for b in range(B) for p in anchor_index[b].tolist()]
@@ -243,7 +243,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
     (tmp_path / "text.pth").write_text("hello")
     whole = (tmp_path / "other.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    # what its parser makes of this is an IndexError
+    # the parser of torch raises an IndexError for these bytes
     (tmp_path / "odd.pth").write_bytes(b"\x80\x02.")
     for name in ("text.pth", "cut.pth", "odd.pth", "absent.pth"):
         with pytest.raises(UserError, match=name):

@@ -1,4 +1,4 @@
-"""Extractors as programs of torch.export."""
+"""Export of extractors with torch.export."""
 
 import io
 from functools import partial

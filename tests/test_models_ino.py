@@ -1,4 +1,4 @@
-"""INO's method: one step of it, mask, teacher, centres, features, views."""
+"""INO: losses, steps, mask, teacher, centres, features and views."""
 
 import dataclasses
 
@@ -115,7 +115,7 @@ def test_the_teachers_temperature_warms_up():
     method = method_of(teacher_warmup_temperature=0.02, teacher_warmup_epochs=2, teacher_temperature=0.04)
     at = lambda step: float(method.prepare([batch_of()], Progress(step, 5, 30))[0]["teacher_temperature"])
     assert [at(step) for step in (0, 5, 10, 20)] == pytest.approx([0.02, 0.03, 0.04, 0.04])
-    validated = method.prepare([batch_of()])[0]  # validation knows no step
+    validated = method.prepare([batch_of()])[0]  # validation passes no progress
     assert float(validated["teacher_temperature"]) == pytest.approx(0.04)
     assert float(method_of().prepare([batch_of()], START)[0]["teacher_temperature"]) == pytest.approx(0.04)
     for half in ({"teacher_warmup_temperature": 0.02}, {"teacher_warmup_epochs": 2}):
@@ -187,7 +187,7 @@ def test_mask_is_none_or_a_share_of_the_patches():
     assert masks.shape == (400, 784)
     assert 160 < len(masked) < 240
     assert 78 <= masked.min() < 100 and 370 < masked.max() <= 392
-    assert masks[counts > 0].float().mean(0).min() > 0.1  # no patch is spared
+    assert masks[counts > 0].float().mean(0).min() > 0.1  # every patch is masked at times
 
 
 def test_validation_leaves_the_centres_alone():

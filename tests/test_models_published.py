@@ -1,4 +1,4 @@
-"""Checkpoints that the authors of INO and DINO published load by name, without running code."""
+"""Checkpoints that the authors of INO, DINO and CRW published are recognised and load without running code."""
 
 import argparse
 import io
@@ -23,20 +23,20 @@ from tests.small import ino_config
 
 
 class Payload:
-    """What an attacker would put into a file."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return (print, ("code ran",))
 
 
 def filled(shapes):
-    """{name: shape} -> a state_dict of small numbers, others in every tensor."""
+    """{name: shape} -> a state_dict of small random numbers."""
     draw = torch.Generator().manual_seed(0)
     return {name: torch.rand(tuple(shape), generator=draw) * 0.1 for name, shape in shapes.items()}
 
 
 def stepped(kind):
-    """The state of an optimiser as the authors' programs leave it: its rates come from an array of numpy."""
+    """The state of an optimiser as the authors' programs save it: learning rate and weight decay are numpy numbers."""
     layer = torch.nn.Linear(3, 2)
     optimiser = kind(layer.parameters(), lr=np.float64(1e-3))
     for group in optimiser.param_groups:
@@ -56,7 +56,7 @@ def networks():
 
 @pytest.fixture
 def ino_file(networks, tmp_path):
-    """Writes an official INO checkpoint, with changes, and returns its path."""
+    """A function that writes an official INO checkpoint with changes -> (its path, its content without them)."""
 
     def write(**changes):
         content = dict(networks)
@@ -149,7 +149,7 @@ def test_code_in_a_checkpoint_does_not_run(ino_file, capsys):
     with pytest.raises(UserError, match="needs code to be run"):
         models.load(path)
     assert "code ran" not in capsys.readouterr().out
-    pickle.loads(pickle.dumps(Payload()))  # it would have
+    pickle.loads(pickle.dumps(Payload()))  # unpickling it does run the code
     assert "code ran" in capsys.readouterr().out
 
 
@@ -178,7 +178,7 @@ def test_dino_checkpoint(dino_state, tmp_path, layout):
 
 @pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
 def test_numpy_numbers_load_under_both_names_of_their_module(tmp_path, monkeypatch, module):
-    """Older releases of numpy pickle a number by the first name, newer ones by the second."""
+    """numpy before 2.0 pickles numbers with the first name, later releases with the second."""
     path, buffer = tmp_path / "epoch060_score0.693_res4.pth", io.BytesIO()
     torch.save({"score": np.float64(0.693), "epoch": np.int64(60), "opt": stepped(torch.optim.Adam)}, buffer)
     with zipfile.ZipFile(buffer) as before, zipfile.ZipFile(path, "w") as after:

@@ -94,4 +94,4 @@ def test_head_agrees_with_reference(golden):
     close(images((6, 384), 1002), x, atol=0)
     close(head(x), torch.from_numpy(reference["out"]), atol=1e-6)
     assert [name for name, p in head.named_parameters() if not p.requires_grad] == ["last_layer.weight_g"]
-    head(torch.zeros(1, 0, 384)).sum().backward()  # nothing masked
+    head(torch.zeros(1, 0, 384)).sum().backward()  # no masked patches
