@@ -1,4 +1,4 @@
-"""Every message in docs/troubleshooting.md is one that a user can meet."""
+"""Every message in docs/troubleshooting.md is raised by the code."""
 
 import importlib
 import os
@@ -31,11 +31,11 @@ MESSAGES = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs/troubleshooting.md").read
 
 
 class NeedsCode:
-    """Stands in a checkpoint for an object of a class."""
+    """An object that cannot be loaded without running code."""
 
 
 class Dies(torch.nn.Module):
-    """A view that kills the worker that makes it."""
+    """Views that end the worker that computes them."""
 
     def __call__(self, *_):
         os._exit(1)

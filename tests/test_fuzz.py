@@ -1,8 +1,8 @@
-"""Whatever a file holds: a result, or an error with a name and an advice; no traceback, no hang, nothing half-written.
+"""Any file content gives a result, or an error with a name and advice: no traceback, no hang, no partial output.
 
-    FUZZ=2000 bash launch/test.sh tests/test_fuzz.py    # so many examples of each kind; without FUZZ 50
+    FUZZ=2000 bash launch/test.sh tests/test_fuzz.py    # 2000 examples for each test; 50 without FUZZ
 
-Everything runs in this process.  The examples are the same every time, and none are kept on disk.
+All tests run in this process.  Every run has the same examples; none are kept on disk.
 """
 
 import copy
@@ -49,9 +49,9 @@ EXAMPLES = int(os.environ.get("FUZZ", 50))
 fuzzed = settings(
     max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
-#: how messages say what is allowed or what to do
+#: words of messages that say what is allowed or what to do
 ADVICE = re.compile(r"must|expected|needed|there are|did you mean|allowed|;|\(|relative to", re.IGNORECASE)
-SECONDS = 60  # that are a hang, on a busy machine too
+SECONDS = 60  # more is a hang, even on a busy machine
 
 ODD = st.one_of(
     st.none(),
@@ -71,7 +71,7 @@ def _hangs(*_):
 
 @contextmanager
 def answered(*names):
-    """The block ends in time: without an error, or with a short UserError that holds one of the names and an advice."""
+    """Check that the block ends in time, without an error or with a short UserError with one of `names` and advice."""
     before = signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
     try:
@@ -89,7 +89,7 @@ def answered(*names):
 
 @st.composite
 def spoiled(draw, contents):
-    """One of the contents (bytes), in up to four places changed, cut or lengthened."""
+    """One of the contents (bytes), changed, cut or lengthened in up to four places."""
     content = draw(st.sampled_from(contents))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(content)))
@@ -100,7 +100,7 @@ def spoiled(draw, contents):
 
 @st.composite
 def changed(draw, content, strange=ODD):
-    """A nested dict in which up to three entries are strange, gone or renamed."""
+    """The nested dict `content`, with up to three entries removed, renamed or replaced by a `strange` value."""
     content = copy.deepcopy(content)
     for _ in range(draw(st.integers(0, 3))):
         node, key = content, draw(st.sampled_from(list(content)))
@@ -171,7 +171,7 @@ FLAGGED = st.lists(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Folders of frames, one with spaces in its name, an empty one, a link to itself, and masks."""
+    """Folders of frames, one with a space in its name, an empty folder, a link to itself, a text file and a mask."""
     root = small.write_videos(tmp_path_factory.mktemp("root"), videos=2, frames=3, size=(16, 24))
     shutil.copytree(root / "video0", root / "my cat")
     (root / "my cat" / "00001.jpg").rename(root / "my cat" / "é 1.jpg")
@@ -197,7 +197,7 @@ def test_training_lists(tmp_path, root, rows, reader, end, more):
     with answered(path, root):
         found = readers.opened(reader, root, path)
         for video in range(len(found)):
-            with suppress(readers.UnreadableFrame):  # is replaced
+            with suppress(readers.UnreadableFrame):  # training replaces the clip
                 assert len(found.read(video, range(found.length(video)))) == found.length(video)
 
 
@@ -214,7 +214,7 @@ def test_lists_of_videos_to_segment(tmp_path, root, rows, mask, more):
 
 
 def picture(mode, size, seed=0, suffix="PNG"):
-    """The bytes of a small picture of a mode of Pillow."""
+    """The bytes of a small image file.  mode: of Pillow.  suffix: Pillow's name of the format."""
     values = np.random.default_rng(seed).integers(0, 4, size[::-1], np.uint8)
     image = Image.fromarray(values).convert(mode)
     file = io.BytesIO()
@@ -225,7 +225,7 @@ def picture(mode, size, seed=0, suffix="PNG"):
 PICTURES = [picture(mode, size) for mode in ("P", "L", "1", "RGB", "RGBA", "LA", "I;16") for size in ((1, 1), (9, 8))]
 PICTURES += [picture("RGB", (16, 9), 1, suffix) for suffix in ("JPEG", "BMP", "GIF", "TIFF", "WEBP")]
 PICTURES += [picture("CMYK", (16, 9), 1, "JPEG"), b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-HUGE = b"IHDR" + struct.pack(">2I5B", 65536, 65536, 8, 0, 0, 0, 0)  # says that it has 65536 x 65536 pixels
+HUGE = b"IHDR" + struct.pack(">2I5B", 65536, 65536, 8, 0, 0, 0, 0)  # claims 65536 x 65536 pixels
 PICTURES += [picture("L", (9, 8))[:12] + HUGE + struct.pack(">I", zlib.crc32(HUGE)) + picture("L", (9, 8))[33:]]
 
 
@@ -265,7 +265,7 @@ def test_video_files(tmp_path, films, monkeypatch):
         path.write_bytes(data.draw(spoiled([films[end]])))
         with answered(path.name):
             reader = videos.Reader(tmp_path)
-            with suppress(readers.UnreadableFrame):  # is replaced
+            with suppress(readers.UnreadableFrame):  # training replaces the clip
                 assert len(reader.read(0, [0, reader.length(0) - 1])) == 2
         path.unlink()
 
@@ -307,7 +307,7 @@ def test_folders_of_masks(tmp_path, files, size, more):
         elif content != "gone":
             path.write_bytes(content)
     words = ["--annotations", folder / "annotations", "--results", folder / "results", "--out", folder / "out", *more]
-    code, told = 0, io.TextIOWrapper(io.BytesIO(), "utf-8")  # as strict as a terminal
+    code, told = 0, io.TextIOWrapper(io.BytesIO(), "utf-8")  # strict about characters, as a terminal is
     with (
         answered(),
         pytest.MonkeyPatch.context() as patch,
@@ -331,7 +331,7 @@ ZERO = torch.zeros(())
 
 
 def empty(*shape):
-    """A tensor of zeros that takes no room in a file."""
+    """A tensor of zeros that takes one number of storage."""
     return ZERO.expand(shape)
 
 
@@ -346,7 +346,7 @@ TENSORS = st.one_of(
 
 @pytest.fixture(scope="module")
 def files():
-    """What this project and the authors write into a checkpoint, with weights that take no room."""
+    """Name -> content of a checkpoint of this project or of the authors, with weights made by `empty`."""
     described = models.configured(yaml.safe_load(SMALL))
     shapes = lambda name: json.loads((GOLDEN / name).read_text())
     emptied = lambda shapes: {name: empty(*shape) for name, shape in shapes.items()}
@@ -366,7 +366,7 @@ def files():
 
 
 def used(path, method, training):
-    """The network in a file, as the beginning of a training or for inference."""
+    """Load a checkpoint, to start a training from it or for inference."""
     if training:
         models.initialise(method, path)
         return
@@ -441,7 +441,7 @@ def test_runs_that_go_on(tmp_path):
 
 
 class Lengths(readers.VideoReader):
-    """Videos of any lengths without pixels."""
+    """A reader of black videos.  times: seconds between frames, repeated as needed, or None."""
 
     def __init__(self, lengths, times):
         self.lengths, self.names = lengths, [f"video{i}" for i in range(len(lengths))]

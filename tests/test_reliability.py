@@ -1,4 +1,4 @@
-"""What docs/reliability.md promises: bad data, no network, and no file outside the folders that were named."""
+"""The statements of docs/reliability.md on bad data, network connections and the folders of files."""
 
 import io
 import os
@@ -26,7 +26,7 @@ from tests.test_train import run as train
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: events of Python that change files -> how many of their first arguments are paths
+#: Python's audit events that change files -> how many of their first arguments are paths
 CHANGES = {
     "os.mkdir": 1,
     "os.rename": 2,
@@ -41,13 +41,13 @@ watched = None
 
 
 def _note(event, arguments):
-    """Keep the paths that are written and the addresses that are asked for while `noting` is active."""
+    """Audit hook: while `noting` is active, keep the paths of changed files and the addresses of connections."""
     if watched is None:
         return
     if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
         if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             watched.append(os.path.abspath(arguments[0]))
-    elif event in CHANGES and not (isinstance(arguments[-1], int) and arguments[-1] >= 0):  # below an open folder
+    elif event in CHANGES and not (isinstance(arguments[-1], int) and arguments[-1] >= 0):  # not relative to a folder
         watched.extend(os.path.abspath(os.fsdecode(path)) for path in arguments[: CHANGES[event]])
     elif event in CONNECTIONS:
         watched.append(f"network: {arguments[-1]}")
@@ -58,7 +58,7 @@ sys.addaudithook(_note)
 
 @contextmanager
 def noting():
-    """with noting() as seen: the list of what is written, and of addresses."""
+    """with noting() as seen: the list of paths of changed files and addresses of connections."""
     global watched
     watched = seen = []
     try:
@@ -115,7 +115,7 @@ def test_the_watch_sees_files_and_addresses(tmp_path):
 
 
 def rows(*titles):
-    """{first cell: second cell} of the tables of docs/reliability.md whose heads begin with the titles."""
+    """{first cell: second cell} of the tables of docs/reliability.md whose head begins with one of the titles."""
     found, inside = {}, False
     for line in (ROOT / "docs/reliability.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
@@ -157,7 +157,7 @@ def turned_into_folder(path):
 
 
 def claiming(content, side=65536):
-    """A PNG whose header tells another size."""
+    """The PNG `content` with side x side pixels in its header."""
     header = b"IHDR" + struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0)
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
@@ -169,11 +169,11 @@ def png(picture):
 
 
 def deep(picture):
-    """The bytes of a PNG of 16 bits a channel."""
+    """The bytes of a PNG with 16 bits for each channel."""
     return cv2.imencode(".png", np.array(picture)[..., ::-1].astype(np.uint16) * 256 + 77)[1].tobytes()
 
 
-#: how a frame is spoiled: functions of its path and of its picture
+#: row of the table -> function of the path and the picture that spoils a frame; None: the test deletes the frame
 SPOILED = {
     "JPEG that breaks off": lambda path, _: overwritten(path, path.read_bytes()[:-200]),
     "JPEG filled up with zeros": lambda path, _: overwritten(path, path.read_bytes()[:-200] + bytes(200)),
@@ -249,7 +249,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, _cache, monkeypatch, caplog):
     write_videos(tmp_path / "videos", videos=2, frames=4)
     scandir = os.scandir
 
-    def denied(folder):  # an administrator may read everything
+    def denied(folder):  # simulated: an administrator may read every folder
         if str(folder).endswith("video0"):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
@@ -285,7 +285,7 @@ def test_a_fifth_of_bad_frames_is_trained_on_to_the_end(tmp_path, _cache, narrow
     assert code == 2 and "data.bad_share = 0.05" in warned and ".jpg: " in warned
 
 
-#: how a video file is spoiled
+#: row of the table -> function from the whole content of a video file to the spoiled one
 FILES = {
     "mp4 that breaks off": lambda content: content[: len(content) * 2 // 3],
     "mp4 of zero bytes": lambda content: b"",
@@ -313,7 +313,7 @@ def test_bad_video_files(tmp_path, _cache, kind, caplog):
             reader.read(0, [30])
 
 
-#: how the first mask, or a frame, of a sequence is changed: functions of both paths and of the mask's picture
+#: row of the table -> function of the paths of a mask and a frame and of the mask's picture that spoils one of them
 MASKS = {
     "grey or indexed PNG": lambda mask, frame, ids: saved(mask, ids.convert("L"), "PNG"),
     "one bit a pixel": lambda mask, frame, ids: saved(mask, ids.point(lambda id: 255 * bool(id)).convert("1"), "PNG"),

@@ -1,4 +1,4 @@
-"""Training in several processes: dealt out, stopped, killed, gone on with in another number."""
+"""Training in several processes: stopped, killed, and continued, also with another number of processes."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def workers(process):
 
 
 def lose(process):
-    """As if its machine had lost its power."""
+    """Kill torchrun's agent and its workers, as a power failure does."""
     for each in (*workers(process), process.pid):
         os.kill(each, signal.SIGKILL)
     process.wait()
@@ -54,12 +54,12 @@ def test_two_processes_share_validation_go_on_bit_for_bit_and_become_one(project
         return out
 
     whole = together("whole", 5)
-    assert whole.count("a new run") == 1 and whole.count("J&F res4") == 2  # at steps 3 and 5, by one of the processes
+    assert whole.count("a new run") == 1 and whole.count("J&F res4") == 2  # at steps 3 and 5, printed by one process
     together("parts", 4)
     out = together("parts", 5)
     assert "start 2" in out and "at step 4" in out and "instead of" not in out
     assert_same_run(runs / "whole", runs / "parts")
-    # One process measures the same as the two.
+    # One process measures the same score as two.
     wanted = models.read_config(config, more[1::2])
     alone = Run(models.build(wanted), wanted, runs / "b", torch.device("cpu"))
     alone.restore(runs / "whole" / "last.pth")
@@ -76,7 +76,7 @@ SLOW = pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=
 
 @pytest.mark.parametrize("to_all", [False, pytest.param(True, marks=SLOW)])
 def test_a_signal_stops_both_processes_within_two_steps(project, to_all):  # noqa: F811
-    """A signal to one of them, or to all and torchrun, as SLURM sends it: the processes get it twice then."""
+    """One process gets the signal; or, as SLURM sends it, torchrun and both do: then the processes get it twice."""
     config, runs = project
     rare = settings(log__scalar_steps=10_000, log__checkpoint_steps=10_000, schedule__epochs=20_000)
     process = start(config, runs / "a", *rare, processes=2)
@@ -110,7 +110,7 @@ def test_bad_files_of_all_starts_are_added_up(project, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def clone(project, tmp_path):  # noqa: F811
-    """The launchers beside the small configuration -> a function that starts one of two machines."""
+    """A function that starts a run as one machine does, from copies of the launchers and the small configuration."""
     (tmp_path / "launch").mkdir()
     (tmp_path / "configs").mkdir()
     for name in ("train.sh", "environment.sh", "check_requirements.py"):
@@ -135,7 +135,7 @@ def clone(project, tmp_path):  # noqa: F811
 
 
 def until_step_ten(tmp_path, name, *machines):
-    """Wait; -> the log of the run."""
+    """Wait until the run has reached step 10 -> the path of its log."""
     log = tmp_path / "runs" / "small" / name / "train.log"
     while not re.search(r"step 1\d/60", log.read_text() if log.exists() else ""):
         assert all(machine.poll() is None for machine in machines)

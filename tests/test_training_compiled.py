@@ -1,4 +1,4 @@
-"""optim.compile: the same losses, or one warning and the network as it is."""
+"""optim.compile: equal losses; if the compiler fails, one warning and the network without it."""
 
 import os
 
@@ -12,7 +12,7 @@ from training.compiled import compile_forward
 
 
 def losses(method, count=3):
-    """The losses of training steps whose gradients are not used."""
+    """The losses of `count` batches, with backward passes, but without changes of the weights."""
     shape = (2, 3, 3, 64, 64)
     theta = torch.tensor([[0.7, 0.0, 0.2], [0.0, 0.7, -0.1]]).expand(2, 3, 2, 3).contiguous()
     totals = []

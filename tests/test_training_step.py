@@ -1,4 +1,4 @@
-"""The gradients of a batch: computed in parts they are those of the whole, and they wait for no device."""
+"""The gradients of a batch are the same when computed in parts, and computing them waits for no device."""
 
 from contextlib import nullcontext
 
@@ -25,7 +25,7 @@ def of_ino():
 
 
 def of_crw():
-    # Batch norm by its running statistics: in training it takes those of each part.
+    # Batch norm in eval mode: in training mode it would take the statistics of each part.
     method = crw.Method(crw_config(edge_dropout=0.0)).eval()
     return method, {"patches": torch.randint(0, 256, (4, 3, 4, 3, 16, 16), dtype=torch.uint8)}
 
@@ -37,8 +37,8 @@ def of_dul():
 
 @pytest.mark.parametrize("make", [of_ino, of_crw, of_dul])
 def test_gradients_wait_for_no_device(make, monkeypatch):
-    """Tensors on the device "meta" have no values: a line that would wait for one raises."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know this device
+    """Tensors on the device "meta" have no values: a line that waits for a value raises an error."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which does not support "meta"
     method, batch = make()
     run = run_of(method.to("meta").train(), 1)
     run.device = torch.device("meta")
