@@ -164,7 +164,7 @@ def test_a_creature_outside_the_frame_draws_nothing():
         assert not layer.any()
 
 
-def test_made_once(root, capsys, monkeypatch):
+def test_made_once(root):
     before = content(root)
     assert make_sample(root, **SMALL) is False
     assert content(root) == before

@@ -17,7 +17,7 @@ from tests.test_labelprop_video import moving
 gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install -r requirements-optional.txt")
 av = pytest.importorskip("av", reason="video files need the package av")
 app, handlers = (importlib.import_module(f"launch.{name}") for name in ("app", "page.handlers"))
-FRAMES, SIZE, SECONDS = 12, (128, 192), 60
+FRAMES, SIZE, SECONDS = 12, (128, 192), 180
 
 
 @pytest.fixture

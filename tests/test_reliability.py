@@ -16,6 +16,7 @@ from PIL import Image
 import evaluate
 import infer_vos
 from core import checkpoint
+from core.palette import read_ids
 from datasets.readers import UnreadableFrame
 from datasets.readers.frames import Reader, read_frame
 from models.methods import METHODS
@@ -329,19 +330,29 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("kind", MASKS)
-def test_bad_masks_and_frames_in_inference(davis, tmp_path, _cache, monkeypatch, capsys, kind):
+def in_mode(mode, file_format):
+    return lambda mask, frame, ids: saved(mask, ids.convert("L").convert(mode), file_format)
+
+
+#: the other modes of the row of RGBA
+MODES = [("RGB, RGBA, 16 bit or CMYK", in_mode(*mode)) for mode in (("RGB", "PNG"), ("I;16", "PNG"), ("CMYK", "TIFF"))]
+
+
+@pytest.mark.parametrize("kind, spoil", [*MASKS.items(), *MODES])
+def test_bad_masks_and_frames_in_inference(davis, tmp_path, _cache, monkeypatch, capsys, kind, spoil):
     mask, frame = davis / "Annotations/480p/video1/00000.png", davis / "JPEGImages/480p/video1/00002.jpg"
     with Image.open(mask) as ids:
         ids = Image.fromarray(np.array(ids))
-    MASKS[kind](mask, frame, ids)
+    spoil(mask, frame, ids)
     words = ["--checkpoint", "untrained", "--dataset", "davis", "--data", davis, "--out", tmp_path / "out", "--no-vis"]
     monkeypatch.setattr(
         sys, "argv", [str(word) for word in ("infer_vos.py", *words, "--key", "res3", "--device", "cpu")]
     )
     if rows("mask or")[kind].startswith("read"):
         infer_vos.main()
-        assert len(list((tmp_path / "out/res3_vos/video1").glob("*.png"))) == 4
+        written = sorted((tmp_path / "out/res3_vos/video1").glob("*.png"))
+        assert len(written) == 4
+        assert kind != "one bit a pixel" or set(np.unique(read_ids(written[0]))) == {0, 1}
         return
     with pytest.raises(SystemExit) as ended:
         infer_vos.main()
