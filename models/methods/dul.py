@@ -173,7 +173,8 @@ class Method(BaseMethod):
         one = {name: value[:1] for name, value in batch.items()}
         anchor_index, reference_index = self._draw_cells(one["plain"])
         _, plain, transformed = self._losses(one, anchor_index, reference_index)
-        logits, labels = self_training(plain, transformed, one["theta"], anchor_index, self.config.temperature)
+        anchors = gather_cells(plain[:, 0], anchor_index)
+        logits, labels = self_training(plain, transformed, one["theta"], anchors, self.config.temperature)
         return {"sample": training_sample(one, logits[0], labels[0], anchor_index[0], plain.shape[-2:])}
 
 
@@ -200,20 +201,24 @@ def dul_losses(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, refe
     Returns {"temp", "cross_key"}, scalars.  The anchors of all processes are the classes, so that the mean over the
     processes is the loss of one process with the whole batch.
     """
-    logits, labels = self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, temperature)
-    temp = F.cross_entropy(logits[:, 1:].flatten(0, 2), labels[:, 1:].flatten())
+    anchors_BnD = gather_cells(plain_BTDhw[:, 0], anchor_index_Bn)
+    later = (maps[:, 1:] for maps in (plain_BTDhw, transformed_BTDhw, theta_BT23))  # frame 0 has no labels
+    logits, labels = self_training(*later, anchors_BnD, temperature)
+    temp = F.cross_entropy(logits.flatten(0, 2), labels.flatten())
     cross_key = _cross_view(plain_BTDhw, transformed_BTDhw, theta_BT23, reference_index_Bm, temperature)
     return {"temp": temp, "cross_key": cross_key}
 
 
-def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, temperature):
-    """Warped logits [B,T,hw,C] of the plain view over all anchors, and pseudo labels [B,T,hw] in 0..C-1."""
+def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, own, temperature):
+    """Warped logits [B,T,hw,C] of the plain view over all anchors, and pseudo labels [B,T,hw] in 0..C-1.
+
+    own: the clips' own anchors [B,N,D], of the plain view.  All T frames are compared with them.
+    """
     B, T = plain_BTDhw.shape[:2]
-    own = gather_cells(plain_BTDhw[:, 0], anchor_index_Bn)  # [B,N,D]
-    anchors = distributed.gather(own.flatten(0, 1))  # [C,D]
+    anchors = distributed.gather(own.flatten(0, 1)) / temperature  # [C,D]; a division of the logits would copy them
     # The warp copies whole cells: warping features of D channels gives the same logits as warping logits of C.
     warped = warp(plain_BTDhw.flatten(0, 1), theta_BT23.flatten(0, 1)).unflatten(0, (B, T))
-    logits = warped.flatten(3).transpose(2, 3) @ anchors.T / temperature
+    logits = warped.flatten(3).transpose(2, 3) @ anchors.T
     with torch.no_grad():
         affinity = torch.einsum("btdp,bnd->btpn", transformed_BTDhw.flatten(3), own)
         first = torch.arange(B, device=own.device) + distributed.rank() * B
