@@ -106,6 +106,13 @@ def launched(folder, script, **variables):
     return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+def test_memory_is_kept_unless_the_user_says_otherwise(clone, tmp_path):
+    clone(active=0)
+    script = '. launch/environment.sh; echo "$GLIBC_TUNABLES"'
+    assert "glibc.malloc.trim_threshold" in launched(tmp_path, script).stdout
+    assert launched(tmp_path, script, GLIBC_TUNABLES="glibc.rtm=1").stdout == "glibc.rtm=1\n"
+
+
 @pytest.mark.parametrize(
     "active, venv, chosen", [(0, 0, "active/python3"), (3, 0, ".venv/bin/python"), (3, 1, "active/python3"),
                              (3, None, "active/python3"), (1, 0, ".venv/bin/python")],
