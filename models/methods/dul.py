@@ -209,20 +209,21 @@ def dul_losses(plain_BTDhw, transformed_BTDhw, theta_BT23, anchor_index_Bn, refe
     return {"temp": temp, "cross_key": cross_key}
 
 
-def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, own, temperature):
+def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchors_BnD, temperature):
     """Warped logits [B,T,hw,C] of the plain view over all anchors, and pseudo labels [B,T,hw] in 0..C-1.
 
-    own: the clips' own anchors [B,N,D], of the plain view.  All T frames are compared with them.
+    anchors_BnD: the clips' own anchors.  The cells of all T frames are compared with them.
     """
     B, T = plain_BTDhw.shape[:2]
-    anchors = distributed.gather(own.flatten(0, 1)) / temperature  # [C,D]; a division of the logits would copy them
+    # [C,D]; dividing the logits instead would copy them
+    anchors = distributed.gather(anchors_BnD.flatten(0, 1)) / temperature
     # The warp copies whole cells: warping features of D channels gives the same logits as warping logits of C.
     warped = warp(plain_BTDhw.flatten(0, 1), theta_BT23.flatten(0, 1)).unflatten(0, (B, T))
     logits = warped.flatten(3).transpose(2, 3) @ anchors.T
     with torch.no_grad():
-        affinity = torch.einsum("btdp,bnd->btpn", transformed_BTDhw.flatten(3), own)
-        first = torch.arange(B, device=own.device) + distributed.rank() * B
-        labels = affinity.argmax(-1) + (first * own.shape[1])[:, None, None]
+        affinity = torch.einsum("btdp,bnd->btpn", transformed_BTDhw.flatten(3), anchors_BnD)
+        first = torch.arange(B, device=affinity.device) + distributed.rank() * B
+        labels = affinity.argmax(-1) + (first * anchors_BnD.shape[1])[:, None, None]
     return logits, labels
 
 
