@@ -8,46 +8,40 @@
 set -euo pipefail
 . "$(dirname "$0")/../launch/environment.sh"
 steps=${STEPS:-20} cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")
-data=${DATA:-data/sample/JPEGImages/480p}
 [ -n "${DATA:-}" ] || "$PYTHON" -m datasets.sample
+settings=()
+for setting in "method.crop_px=128" "method.resize_px=[160, 240]" "optim.precision=auto" "data.workers=1" \
+    "data.root=${DATA:-data/sample/JPEGImages/480p}" "validation.root=null" "schedule.steps=$steps" \
+    "log.scalar_steps=$((steps / 2))" "log.picture_steps=100000" "$@"; do settings+=(--set "$setting"); done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# speed WAY COMMAND ... -- [section.key=value ...]
+# speed WAY PYTHON ...: trains once with this Python and notes the clips/s
 speed() {
-    local way=$1 settings=()
-    shift
-    local command=()
-    while [ "$1" != -- ]; do command+=("$1"); shift; done
-    shift
-    for setting in "method.crop_px=128" "method.resize_px=[160, 240]" "optim.precision=auto" "data.root=$data" \
-        "data.workers=1" "validation.root=null" "schedule.steps=$steps" "log.scalar_steps=$((steps / 2))" \
-        "log.picture_steps=100000" "$@"; do settings+=(--set "$setting"); done
     rm -rf "$folder/run"
-    "${command[@]}" train.py --config configs/ytvos.yaml --run-dir "$folder/run" --device cpu "${settings[@]}" > "$folder/log" 2>&1 \
-        || { cat "$folder/log" >&2; exit 1; }
-    grep -o "[0-9.]* clips/s" "$folder/log" | tail -1 | sed "s/^/$way /" | tee -a "$folder/speeds"
+    "${@:2}" train.py --config configs/ytvos.yaml --run-dir "$folder/run" --device cpu "${settings[@]}" \
+        > "$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
+    grep -o "[0-9.]* clips/s" "$folder/log" | tail -1 | sed "s/^/$1 /" | tee -a "$folder/speeds"
 }
 
 for _ in $(seq "${REPEATS:-3}"); do
-    speed returned env -u GLIBC_TUNABLES "$PYTHON" -- "$@"
-    speed kept "$PYTHON" -- "$@"
-    speed processes "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$cores" -- "$@"
+    speed returned env -u GLIBC_TUNABLES "$PYTHON"
+    speed kept "$PYTHON"
+    speed processes "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$cores"
 done
 "$PYTHON" - "$folder/speeds" << 'END'
 import statistics
 import sys
-from pathlib import Path
 
 import torch
 from benchmarks import timing
 
 speeds: dict[str, list[float]] = {}
-for way, speed, _ in (line.split() for line in Path(sys.argv[1]).read_text().splitlines()):
+for way, speed, _ in map(str.split, open(sys.argv[1])):
     speeds.setdefault(way, []).append(float(speed))
 print(f"\n{timing.machine(torch.device('cpu'))}, torch {torch.__version__}, medians of {len(speeds['kept'])}\n")
 timing.head("way", "clips/s", "ratio")
-for way, found in speeds.items():
-    median = statistics.median(found)
-    timing.row(way, f"{median:.2f}", f"{median / statistics.median(speeds['returned']):.2f}")
+medians = {way: statistics.median(found) for way, found in speeds.items()}
+for way, median in medians.items():
+    timing.row(way, f"{median:.2f}", f"{median / medians['returned']:.2f}")
 END

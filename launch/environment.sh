@@ -3,8 +3,9 @@
 # active one as it is if it will do; else .venv, which is made or completed.  Defines logged.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# On a CPU a step allocates gigabytes.  By default glibc gives them back to the system and takes them again page by page,
-# for up to half of the time of a step; here it keeps them, in large pages where the system has them.  Others ignore this.
+# On a CPU a step of training allocates gigabytes.  By default glibc gives them back to the system and takes them again
+# page by page, which was nearly half of a step's time (benchmarks/cpu.sh); here it keeps them, in large pages where the
+# system has them.  Other C libraries ignore this.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4000000000:glibc.malloc.trim_threshold=16000000000:glibc.malloc.top_pad=268435456}
 
 find_python() {

@@ -215,8 +215,7 @@ def self_training(plain_BTDhw, transformed_BTDhw, theta_BT23, anchors_BnD, tempe
     anchors_BnD: the clips' own anchors.  The cells of all T frames are compared with them.
     """
     B, T = plain_BTDhw.shape[:2]
-    # [C,D]; dividing the logits instead would copy them
-    anchors = distributed.gather(anchors_BnD.flatten(0, 1)) / temperature
+    anchors = distributed.gather(anchors_BnD.flatten(0, 1)) / temperature  # [C,D], far smaller than the logits
     # The warp copies whole cells: warping features of D channels gives the same logits as warping logits of C.
     warped = warp(plain_BTDhw.flatten(0, 1), theta_BT23.flatten(0, 1)).unflatten(0, (B, T))
     logits = warped.flatten(3).transpose(2, 3) @ anchors.T
