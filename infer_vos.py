@@ -68,7 +68,8 @@ def parse():
     own.add_argument("--end", type=positive, metavar="FRAME", help="the frame before which to end")
     own.add_argument("--every", type=positive, metavar="N", help="follow only every N-th frame")
     add("--key", metavar="LAYER", help="feature layer (default: the network's first)")
-    add("--protocol", choices=protocols.names(), help="how masks are propagated (default: the network's own)")
+    default = "the network's own; with --video best instead of DUL"
+    add("--protocol", choices=protocols.names(), help=f"how masks are propagated (default: {default})")
     add("--sequences", metavar="A,B", help="segment only these")
     add("--overwrite", action="store_true", help="segment finished sequences again")
     add("--no-vis", action="store_true", help="write no overlays")
@@ -195,7 +196,7 @@ def tracker_of(args: argparse.Namespace, device: torch.device) -> tuple[Tracker,
     own = [text for text in args.overrides if not text.startswith("propagation.")]
     changed = [text for text in args.overrides if text.startswith("propagation.")]
     extractor = models.load(args.checkpoint, args.config, own)
-    protocol = args.protocol or protocols.on(args.dataset, extractor.protocol)
+    protocol = args.protocol or protocols.on("video" if args.video else args.dataset, extractor.protocol)
     values = {"propagation": {} if args.protocol else extractor.changes}
     propagation = protocols.named(protocol, strict.override(values, changed, ["propagation"])["propagation"])
     max_side = args.max_side

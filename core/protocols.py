@@ -9,6 +9,8 @@ from core.errors import UserError
 from core.schema import Propagation
 from core.suggest import suggestion
 
+#: where (data set, or "video" for own videos) a protocol is followed by another one
+ELSEWHERE = {("INO", "ytvos"): "INO_ytvos", ("DUL", "video"): "best"}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "protocols"
 
 
@@ -27,7 +29,6 @@ def named(name: str, changes: Mapping[str, Any] | None = None) -> Propagation:
     return strict.build(Propagation, {**strict.read(FOLDER / f"{name}.yaml"), **(changes or {})})
 
 
-def on(dataset: str | None, name: str) -> str:
-    """The name of the protocol that `name` stands for on a data set: INO on "ytvos" is INO_ytvos."""
-    special = f"{name}_{dataset}"
-    return special if special in names() else name
+def on(place: str | None, name: str) -> str:
+    """The name of the protocol that `name` stands for on a data set or on own videos, see ELSEWHERE."""
+    return ELSEWHERE.get((name, place), name)

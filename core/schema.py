@@ -125,13 +125,15 @@ class Schedule(Section):
 
 @dataclass(frozen=True)
 class Propagation(Section):
-    """A protocol: label propagation (the first seven), and the way from mask to feature grid and back.
+    """A protocol: label propagation (the first eight), and the way from mask to feature grid and back.
 
     window: "disc" = distance < radius, "closed_disc" = distance <= radius, "square" = |dy|, |dx| <= radius;
     radius in cells.
     window_reference: whether the window applies to the reference frame too.
     context: frames before the query that vote besides the reference.  repeat_reference: indices before the
     group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
+    sharpen: soft masks that enter the context are raised to this power, every cell scaled to the sum it had; 1 = as
+    they are.  Those of frames with a given mask are not.
     readout: "smooth" = soft mask bilinear (align_corners) to the video's size, argmax (DUL, CRW);
     "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO); "nearest" = nearest
     to the video's size, argmax, and nearest from the given mask to the grid instead of bilinear (DINOv3).
@@ -151,6 +153,7 @@ class Propagation(Section):
     top_k: Annotated[int, at_least(1)]
     context: Annotated[int, at_least(0)]
     repeat_reference: bool
+    sharpen: Annotated[float, at_least(1)] = 1.0
     readout: Literal["smooth", "grid", "nearest"] = "smooth"
     min_max: bool = False
     short_side: Annotated[int | None, at_least(16)] = None

@@ -6,8 +6,9 @@ from core import protocols
 from core.errors import UserError
 
 NUMBERS = ("window", "radius", "window_reference", "temperature", "top_k", "context", "repeat_reference")
-PUBLISHED = {
+VALUES = {
     "DUL": ("disc", 12, False, 0.05, 10, 20, True),
+    "best": ("disc", 12, False, 0.05, 10, 20, True),
     "INO": ("square", 40, True, 0.1, 5, 10, False),
     "INO_ytvos": ("square", 50, True, 0.1, 5, 20, False),
     "DINO": ("square", 12, True, 0.1, 5, 7, False),
@@ -16,6 +17,7 @@ PUBLISHED = {
 #: protocol -> readout, min_max, short_side, multiple, rounding, resize, hd_to_720
 SIZES = {
     "DUL": ("smooth", False, None, 1, "down", "bilinear", False),
+    "best": ("smooth", False, None, 1, "down", "bilinear", False),
     "INO": ("grid", True, 480, None, "down", "bilinear", False),
     "INO_ytvos": ("grid", False, None, None, "down", "bilinear", True),
     "DINO": ("grid", True, 480, None, "down", "bilinear", False),
@@ -23,20 +25,22 @@ SIZES = {
 }
 
 
-def test_every_protocol_is_published_somewhere():
-    assert protocols.names() == sorted(PUBLISHED)
+def test_the_protocols_are_the_published_ones_and_the_best():
+    assert protocols.names() == sorted(VALUES)
+    assert [name for name in VALUES if protocols.named(name).sharpen != 1] == ["best"]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", VALUES)
 def test_numbers_of_the_protocols(name):
     p = protocols.named(name)
-    assert tuple(getattr(p, number) for number in NUMBERS) == PUBLISHED[name]
+    assert tuple(getattr(p, number) for number in NUMBERS) == VALUES[name]
     assert (p.readout, p.min_max, p.short_side, p.multiple, p.rounding, p.resize, p.hd_to_720) == SIZES[name]
 
 
-def test_ino_has_one_for_youtube_vos():
-    chosen = [protocols.on(dataset, name) for name in ("INO", "DUL") for dataset in ("ytvos", "davis", None)]
-    assert chosen == ["INO_ytvos", "INO", "INO", "DUL", "DUL", "DUL"]
+def test_some_have_another_one_elsewhere():
+    places = ("ytvos", "davis", "video", None)
+    assert [protocols.on(place, "INO") for place in places] == ["INO_ytvos", "INO", "INO", "INO"]
+    assert [protocols.on(place, "DUL") for place in places] == ["DUL", "DUL", "best", "DUL"]
 
 
 def test_single_values_change():

@@ -4,11 +4,13 @@ import importlib
 import json
 import time
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from core import protocols
 from core.errors import UserError
 from core.movies import mp4
 from tests.test_labelprop_tracker import Colours
@@ -202,6 +204,11 @@ def test_paths_are_for_pages_of_this_machine(page, clip):
     page.paths = False
     with pytest.raises(gr.Error, match="upload"):
         page.open(str(clip), request)
+
+
+def test_videos_are_followed_by_the_best_protocol(page):
+    page.extractor.protocol = "DUL"
+    assert page.tracker("854 px, as DAVIS has").propagation == replace(protocols.named("best"), max_side=854)
 
 
 def test_mistakes_are_told(page, clip, tmp_path):

@@ -15,6 +15,7 @@ import cv2
 import gradio as gr
 import numpy as np
 
+from core import protocols
 from core.errors import UserError
 from core.palette import OVERLAY_PALETTE
 from datasets.own_video import OwnVideo
@@ -49,7 +50,9 @@ class Page:
         self.on_cpu = self.tracker(next(iter(SIZES))).device.type == "cpu"
 
     def tracker(self, size: str) -> Tracker:
-        return Tracker(self.extractor, self.key, device=self.device, max_side=SIZES[size])
+        protocol = protocols.on("video", self.extractor.protocol)
+        propagation = protocols.named(protocol, self.extractor.changes)
+        return Tracker(self.extractor, self.key, propagation, self.device, max_side=SIZES[size])
 
     def session(self, request: gr.Request) -> Session:
         name = str(request.session_hash)
