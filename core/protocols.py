@@ -1,4 +1,4 @@
-"""Protocols: how the authors of a network propagate masks, one file each in configs/protocols."""
+"""Protocols: how masks are propagated, by networks' authors and by this project; a file each in configs/protocols."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from core.errors import UserError
 from core.schema import Propagation
 from core.suggest import suggestion
 
-#: where (data set, or "video" for own videos) a protocol is followed by another one
+#: {(protocol, data set or "video" for own videos): the protocol that stands in for it there}
 ELSEWHERE = {("INO", "ytvos"): "INO_ytvos", ("DUL", "video"): "best"}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "protocols"
 
