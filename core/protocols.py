@@ -10,7 +10,7 @@ from core.schema import Propagation
 from core.suggest import suggestion
 
 #: {(protocol, data set or "video" for own videos): the protocol that stands in for it there}
-ELSEWHERE = {("INO", "ytvos"): "INO_ytvos", ("DUL", "video"): "best"}
+ELSEWHERE: dict[tuple[str, str | None], str] = {("INO", "ytvos"): "INO_ytvos", ("DUL", "video"): "best"}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "protocols"
 
 
