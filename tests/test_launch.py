@@ -316,3 +316,16 @@ def test_slurm_sh_is_for_jobs(cluster):
     job = submitted(cluster, SLURM_JOB_ID="")
     said, _ = job.communicate(timeout=60)
     assert job.returncode == 2 and "sbatch launch/slurm.sh" in said
+
+
+@pytest.mark.parametrize(
+    "ending, code", [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 137), ("os.kill(os.getppid(), 2)", 130)]
+)
+def test_torchrun_ends_with_its_process_and_adds_no_traceback(tmp_path, ending, code):
+    """A process ends by itself, is killed, or its torchrun is stopped by Ctrl-C."""
+    program = tmp_path / "program.py"
+    quiet = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_DFL)"
+    program.write_text(f"{quiet}\n{ending}\ntime.sleep(60)")
+    words = [sys.executable, "-m", "launch.several", "--standalone", "--nproc-per-node", "1", str(program)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
