@@ -37,11 +37,11 @@ if [ "$nodes" -gt 1 ]; then
     # Machine 0 hosts the rendezvous; torchrun itself decides which machine's processes are the first.
     host=1
     [ "$NODE_RANK" = 0 ] || host=0 log=train.node$NODE_RANK.log
-    command+=(-m launch.several --nnodes "$nodes" --nproc-per-node "${GPUS:-1}" --max-restarts "${MAX_RESTARTS:-3}"
+    command+=(-m launch.torchrun --nnodes "$nodes" --nproc-per-node "${GPUS:-1}" --max-restarts "${MAX_RESTARTS:-3}"
         --rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:${MASTER_PORT:-29500}" --rdzv-id "${run//\//_}"
         --rdzv-conf "is_host=$host,read_timeout=600")
 elif [ "${GPUS:-1}" -gt 1 ]; then
-    command+=(-m launch.several --standalone --nproc-per-node "$GPUS" --max-restarts "${MAX_RESTARTS:-0}")
+    command+=(-m launch.torchrun --standalone --nproc-per-node "$GPUS" --max-restarts "${MAX_RESTARTS:-0}")
 fi
 command+=(train.py --config "configs/$name.yaml" --run-dir "$run" --device "${DEVICE:-auto}" ${settings[@]+"${settings[@]}"})
 

@@ -326,6 +326,6 @@ def test_torchrun_ends_with_its_process_and_adds_no_traceback(tmp_path, ending, 
     program = tmp_path / "program.py"
     quiet = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_DFL)"
     program.write_text(f"{quiet}\n{ending}\ntime.sleep(60)")
-    words = [sys.executable, "-m", "launch.several", "--standalone", "--nproc-per-node", "1", str(program)]
+    words = [sys.executable, "-m", "launch.torchrun", "--standalone", "--nproc-per-node", "1", str(program)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr

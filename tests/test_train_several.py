@@ -113,7 +113,7 @@ def clone(project, tmp_path):  # noqa: F811
     """A function that starts a run as one machine does, from copies of the launchers and the small configuration."""
     (tmp_path / "launch").mkdir()
     (tmp_path / "configs").mkdir()
-    for name in ("train.sh", "environment.sh", "check_requirements.py", "several.py"):
+    for name in ("train.sh", "environment.sh", "check_requirements.py", "torchrun.py"):
         shutil.copy(ROOT / "launch" / name, tmp_path / "launch")
     shutil.copy(project[0], tmp_path / "configs" / "small.yaml")
     for name in ("train.py", "requirements.txt"):

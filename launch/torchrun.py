@@ -1,6 +1,6 @@
 """torchrun, without a traceback of its own after a failed process, which has said why, or a signal:
 
-    python -m launch.several [options of torchrun] PROGRAM [arguments]
+    python -m launch.torchrun [options of torchrun] PROGRAM [arguments]
 
 Exit code: that of the process that failed first; 128 + N where signal N ended that process or came to torchrun.
 """
@@ -13,7 +13,7 @@ from torch.distributed.run import main
 
 
 def exit_code() -> int:
-    """Run torchrun's command line to its end."""
+    """Run torchrun with this program's arguments, and return the exit code."""
     try:
         main()
     except SignalException as error:
