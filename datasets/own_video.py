@@ -145,6 +145,10 @@ class Task:
     def frames(self) -> Iterator[Frame]:
         return self.video.frames(self.start, self.end, self.every)
 
+    def frame(self, place: int) -> np.ndarray:
+        """The pixels of the frame at a place among the frames."""
+        return self.video.frame(self.numbers[place]).pixels
+
     def given(self) -> dict[int, np.ndarray]:
         """{place among the frames: ids}."""
         return {(number - self.start) // self.every: ids for number, ids in self.masks.items()}

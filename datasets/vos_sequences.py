@@ -64,6 +64,10 @@ class VosSequence:
                 )
             yield frame
 
+    def frame(self, t: int) -> np.ndarray:
+        """Frame t.  Raises UserError for a file that is damaged."""
+        return read_frame(self.images[t])
+
     def given(self) -> dict[int, np.ndarray]:
         """The masks at which objects are born: {frame index: ids uint8 [H,W]}, with the newborn objects only.
 

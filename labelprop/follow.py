@@ -56,6 +56,9 @@ class Task(Protocol):
     def frames(self) -> Iterator[Frame]:
         """The frames to follow, one after another."""
 
+    def frame(self, place: int) -> np.ndarray:
+        """The pixels of one of them."""
+
     def given(self) -> dict[int, np.ndarray]:
         """The masks: {place among the frames to follow: ids uint8 [H,W]}."""
 
@@ -147,6 +150,7 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
     write_record(out, origin, None)
     try:
         write_given(task, out / GIVEN)
+        tracker.adapt(task.length, task.frame)
         results = carried(task.frames(), tracker, task.given())
         count = write_results(results, task, tracker, out)
     except BaseException as error:

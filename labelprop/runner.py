@@ -36,6 +36,9 @@ class Sequence(Protocol):
     def frames(self):
         """Iterator of all frames, uint8 RGB [H,W,3]."""
 
+    def frame(self, t: int):
+        """Frame t."""
+
     def given(self):
         """The given masks: {frame index: ids uint8 [H,W]}."""
 
@@ -97,6 +100,7 @@ def segment(sequence, tracker, given, vos, vis, pool, tick):
                 yield name, ids, frame
 
     try:
+        tracker.adapt(sequence.length, sequence.frame)
         with (
             closing(pairs(sequence.frames(), tracker, given)) as masked,
             closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masked), WAITING)) as written,

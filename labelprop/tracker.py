@@ -1,12 +1,14 @@
 """A network that tracks: given masks are carried through a video, or through frames as they come."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from core import devices, protocols
 from core.errors import UserError
@@ -52,8 +54,41 @@ class Tracker:
         self.batch, self.backend = batch or BATCH[self.device.type], backend
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
         self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
-        self._extract = _compiled(self.extractor) if compiled else self.extractor
+        self._compile = compiled
+        self._copy: Any = None  # of the extractor, made for the first video that `adapt` gets
+        self._networks = [_compiled(self.extractor) if compiled else self.extractor]
         self.reset()
+
+    def adapt(self, length: int, frame: Callable[[int], np.ndarray]) -> None:
+        """Join the features of a second network to the first's: a copy whose batch norm knows the video.
+
+        Its means and variances are those of the protocol's norm_frames of the video's frames (AdaBN, arXiv 1603.04779).
+        Call it before the video is followed; it holds until the next call and until `reset`.  Nothing is done where
+        norm_frames is 0 or the network has no batch norm.  length: of the video.  frame(t): its frame t, uint8 RGB
+        [H,W,3]; evenly spread ones are asked for.  Raises UserError for frames that are too small or do not fit.
+        """
+        count = min(self.propagation.norm_frames, length)
+        if not count or not _norms(self.extractor):
+            return
+        self._copy, video = self._copy or deepcopy(self.extractor), self._new_video()
+        for norm in _norms(self._copy):
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over the frames
+            norm.train()
+        try:
+            for i in range(count):
+                t = round(i * (length - 1) / max(count - 1, 1))
+                self._features(self._copy, video.batch([frame(t)], t))
+        except ValueError as error:  # torch's: a single cell has no variance
+            height, width = video.working
+            raise UserError(
+                f"propagation.norm_frames = {self.propagation.norm_frames}: in frames of {width}x{height} a layer with "
+                "batch norm has a single cell; set it to 0"
+            ) from error
+        finally:
+            self._copy.eval()
+        if len(self._networks) == 1:
+            self._networks.append(_compiled(self._copy) if self._compile else self._copy)
 
     def segment(
         self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], confidence: bool = False
@@ -82,19 +117,28 @@ class Tracker:
         return result
 
     def reset(self) -> None:
-        """Forget the video of `step`: its next frame is the first of another one."""
+        """Forget the video of `step` and that of `adapt`: the next frame is the first of another one."""
+        del self._networks[1:]
         self._video = self._new_video()
 
     def _new_video(self):
         return Video(self.features, self.propagation, self.backend, self.device)
 
-    @torch.no_grad()
     def features(self, frames: torch.Tensor) -> torch.Tensor:
         """frames [B,3,H,W], RGB in [0,1], on the tracker's device -> features [B,D,h,w], float32."""
+        parts = [self._features(network, frames) for network in self._networks]
+        return torch.cat(parts, dim=1) * len(parts) ** -0.5 if len(parts) > 1 else parts[0]
+
+    @torch.no_grad()
+    def _features(self, network, frames):
         # Convolutions are fastest with channels last, and propagation reads features so.
         frames = frames.contiguous(memory_format=torch.channels_last)
         with devices.autocast(self.device, self.precision):
-            return self._extract(frames, self.layer).float()
+            return network(frames, self.layer).float()
+
+
+def _norms(network):
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def _one_of(key, value, allowed):

@@ -67,7 +67,7 @@ def test_masks_films_and_a_table(folder, program):
         assert len(list(container.decode(video=0))) == FRAMES and container.streams.video[0].average_rate == 25
     assert len(json.loads((folder / "out/objects.json").read_text())["frames"]) == FRAMES
     origin = json.loads((folder / "out/origin.json").read_text())
-    assert (origin["protocol"], origin["propagation"]["sharpen"]) == ("best", 2)
+    assert (origin["protocol"], origin["propagation"]["norm_frames"]) == ("best", 8)
     before = content(folder / "out")
     code, told = program(*FEW, *BASE)
     assert code == 0 and "finished before" in told and content(folder / "out") == before

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from core.errors import UserError
 from core.palette import read_ids
 from labelprop import Tracker, follow
-from tests.test_labelprop_tracker import Colours
+from tests.test_labelprop_tracker import Colours, Normed
 from tests.test_labelprop_video import DUL, moving
 
 pytest.importorskip("av", reason="films need the package av")
@@ -73,10 +74,11 @@ class Task:
 
     def __init__(self, frames, masks):
         self.pictures, self.masks, self.length, self.fps = frames, masks, len(frames), 25.0
-        self.video = SimpleNamespace(path=Path("scene.mp4"), size=frames[0].shape[:2], frame=self.frame)
+        frame = lambda number: list(shown(frames))[number]
+        self.video = SimpleNamespace(path=Path("scene.mp4"), size=frames[0].shape[:2], frame=frame)
 
-    def frame(self, number):
-        return list(shown(self.pictures))[number]
+    def frame(self, place):
+        return self.pictures[place]
 
     def frames(self):
         return shown(self.pictures)
@@ -115,6 +117,14 @@ def test_results(tracker, task, tmp_path, capsys):
         assert picture.size == (48, 64)
     with Image.open(tmp_path / "preview.gif") as picture:
         assert picture.size == (48, 64) and picture.n_frames == 8
+
+
+def test_the_network_is_adapted_to_the_frames_that_are_followed(task, tmp_path):
+    pictures, asked = task.pictures, []
+    task.frame = lambda place: asked.append(place) or pictures[place]
+    tracker = Tracker(Normed(), protocol=replace(DUL, radius=3, norm_frames=3), device="cpu")
+    follow.run(task, tracker, tmp_path, {"name": "a"})
+    assert asked == [0, 4, 7] and tracker.features(torch.rand(1, 3, 8, 8)).shape[1] == 2 * 8
 
 
 def test_an_object_that_is_not_there():

@@ -48,6 +48,9 @@ class Moving:
             frame[16:32, 8 + 2 * t : 24 + 2 * t] += np.array([150, 100, 20], np.uint8)
             yield frame
 
+    def frame(self, t):
+        return list(self.frames())[t]
+
     def given(self):
         ids = np.zeros(SIZE, np.uint8)
         ids[16:32, 8 : 8 + self.width] = 7
@@ -62,7 +65,7 @@ def colours(frames):
 def tracker(features, layer="x"):
     """Stands in for a Tracker that uses these features."""
     segment = lambda frames, masks: Video(features, CFG).segment(frames, masks, ahead=2)
-    return SimpleNamespace(layer=layer, device=torch.device("cpu"), segment=segment)
+    return SimpleNamespace(layer=layer, device=torch.device("cpu"), adapt=lambda *_: None, segment=segment)
 
 
 class Counting:
@@ -95,6 +98,20 @@ def finished(tmp_path_factory):
 def whole(finished):
     """The files of `finished`."""
     return files(finished)
+
+
+def test_the_network_is_adapted_to_each_sequence_before_it_is_followed(tmp_path):
+    seen, sequences = [], [Moving("one"), Moving("two", length=4)]
+
+    def network(frames):
+        seen.append("followed")
+        return colours(frames)
+
+    fake = tracker(network)
+    fake.adapt = lambda length, frame: seen.append((length, frame(length - 1)[16, 6 + 2 * length].tolist()))
+    runner.run(sequences, fake, tmp_path)
+    last = [(s.length, s.frame(s.length - 1)[16, 6 + 2 * s.length].tolist()) for s in sequences]
+    assert seen == [last[0], *["followed"] * 6, last[1], *["followed"] * 4]
 
 
 def test_masks_and_overlays_of_written_frames(tmp_path):

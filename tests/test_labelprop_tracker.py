@@ -95,6 +95,56 @@ def test_a_live_video_whose_features_are_no_numbers_ends():
         tracker.step(frames[1])
 
 
+class Normed(Colours):
+    """Colours behind batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, frames, layer):
+        return super().forward(self.norm(frames), layer)
+
+
+def test_features_of_a_copy_whose_batch_norm_knows_the_video_join_in():
+    extractor, frames = Normed(), np.random.default_rng(0).integers(0, 256, (6, 16, 24, 3), np.uint8)
+    tracker = Tracker(extractor, protocol=replace(DUL, norm_frames=3), device="cpu")
+    asked, pictures = [], torch.from_numpy(frames).permute(0, 3, 1, 2).double() / 255
+    first = tracker.features(pictures[:1].float())
+    for video in (frames[::-1] // 2, frames):  # the second video forgets the first
+        tracker.adapt(len(video), lambda t: asked.append(t) or video[t])  # noqa: B023
+    assert asked == [0, 2, 5] * 2
+    chosen = pictures[[0, 2, 5]]
+    means, variances = chosen.mean((0, 2, 3)), chosen.var((2, 3)).mean(0)
+    normed = (pictures[:1] - means[:, None, None]) / (variances[:, None, None] + extractor.norm.eps).sqrt()
+    both = torch.cat([first, colours(normed.float())], dim=1) / 2**0.5
+    torch.testing.assert_close(tracker.features(pictures[:1].float()), both)
+    torch.testing.assert_close(both.norm(dim=1), torch.ones(1, 2, 3))
+    assert (extractor.norm.running_mean == 0).all() and (extractor.norm.running_var == 1).all()
+    assert extractor.norm.momentum == 0.1 and not extractor.training
+    tracker.reset()
+    torch.testing.assert_close(tracker.features(pictures[:1].float()), first)
+
+
+def test_statistics_of_a_video_that_is_shorter_than_the_frames_asked_for():
+    asked, frames = [], np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
+    tracker = Tracker(Normed(), protocol=replace(DUL, norm_frames=8), device="cpu")
+    for length in (2, 1):
+        tracker.adapt(length, lambda t: asked.append(t) or frames[t])
+    assert asked == [0, 1, 0]
+
+
+@pytest.mark.parametrize("extractor, count", [(Normed(), 0), (Colours(), 4)])
+def test_without_frames_or_batch_norm_no_frame_is_read(extractor, count):
+    Tracker(extractor, protocol=replace(DUL, norm_frames=count), device="cpu").adapt(9, None)
+
+
+def test_frames_that_are_too_small_for_statistics():
+    tracker = Tracker(Normed(), protocol=replace(DUL, norm_frames=2), device="cpu")
+    with pytest.raises(UserError, match="norm_frames = 2: in frames of 1x1.*a single cell"):
+        tracker.adapt(5, lambda t: np.zeros((1, 1, 3), np.uint8))
+
+
 @pytest.mark.parametrize("precision, autocast", [("fp32", False), ("bf16", True)])
 def test_the_network_runs_in_the_precision_asked_for(precision, autocast):
     extractor = Colours()

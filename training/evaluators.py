@@ -119,6 +119,7 @@ class Validation:
             name, kept, wanted = sequence.name, {}, shown(sequence.length)
             folder = run.folder / "validation" / f"{layer}_vos" / name
             shutil.rmtree(folder, ignore_errors=True)  # it may hold frames that the set no longer has
+            tracker.adapt(sequence.length, sequence.frame)
             with closing(tracker.segment(sequence.frames(), sequence.given(), confidence=True)) as results:
                 for t, result in enumerate(results):
                     stop.check()

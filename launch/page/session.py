@@ -115,6 +115,7 @@ class Session:
             if int(path.stem) > start:
                 path.unlink()
         given |= {t - start: read_ids(path) for path in self._files("drawn") if (t := int(path.stem)) > start}
+        tracker.adapt(self.video.count - start, lambda t: self.video.frame(start + t).pixels)
         with closing(carried(self.video.frames(start), tracker, given)) as results:
             for t, (frame, ids, _) in enumerate(results):
                 ids = corrected(ids, given[t]) if t in given else ids
