@@ -57,7 +57,7 @@ class Task(Protocol):
         """The frames to follow, one after another."""
 
     def frame(self, place: int) -> np.ndarray:
-        """The pixels of one of them."""
+        """The pixels of the frame at a place among them."""
 
     def given(self) -> dict[int, np.ndarray]:
         """The masks: {place among the frames to follow: ids uint8 [H,W]}."""
@@ -150,7 +150,7 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
     write_record(out, origin, None)
     try:
         write_given(task, out / GIVEN)
-        tracker.adapt(task.length, task.frame)
+        tracker = tracker.adapted(task.length, task.frame)
         results = carried(task.frames(), tracker, task.given())
         count = write_results(results, task, tracker, out)
     except BaseException as error:

@@ -100,7 +100,7 @@ def segment(sequence, tracker, given, vos, vis, pool, tick):
                 yield name, ids, frame
 
     try:
-        tracker.adapt(sequence.length, sequence.frame)
+        tracker = tracker.adapted(sequence.length, sequence.frame)
         with (
             closing(pairs(sequence.frames(), tracker, given)) as masked,
             closing(pipeline.in_order(pool, lambda row: write(*row, vos, vis), rows(masked), WAITING)) as written,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -55,40 +55,34 @@ class Tracker:
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
         self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
         self._compile = compiled
-        self._copy: Any = None  # of the extractor, made for the first video that `adapt` gets
         self._networks = [_compiled(self.extractor) if compiled else self.extractor]
         self.reset()
 
-    def adapt(self, length: int, frame: Callable[[int], np.ndarray]) -> None:
-        """Join the features of a second network to the first's: a copy whose batch norm knows the video.
+    def adapted(self, length: int, frame: Callable[[int], np.ndarray]) -> "Tracker":
+        """A tracker for one video, which appends the features of a second network to those of the first.
 
-        Its means and variances are those of the protocol's norm_frames of the video's frames (AdaBN, arXiv 1603.04779).
-        Call it before the video is followed; it holds until the next call and until `reset`.  Nothing is done where
-        norm_frames is 0 or the network has no batch norm.  length: of the video.  frame(t): its frame t, uint8 RGB
-        [H,W,3]; evenly spread ones are asked for.  Raises UserError for frames that are too small or do not fit.
+        The second is a copy whose batch norm has means and variances of the video: the mean over frames of every
+        frame's own (AdaBN, arXiv 1603.04779).  The protocol's norm_frames says how many frames, evenly spread; where it
+        is 0, or the network has no batch norm, the answer is this tracker itself.
+        length: of the video.  frame(t): its frame t, uint8 RGB [H,W,3]; one that raises UserError, or has another size
+        than those before it, is left out.
         """
-        count = min(self.propagation.norm_frames, length)
-        if not count or not _norms(self.extractor):
-            return
-        self._copy, video = self._copy or deepcopy(self.extractor), self._new_video()
-        for norm in _norms(self._copy):
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over the frames
-            norm.train()
-        try:
-            for i in range(count):
-                t = round(i * (length - 1) / max(count - 1, 1))
-                self._features(self._copy, video.batch([frame(t)], t))
-        except ValueError as error:  # torch's: a single cell has no variance
-            height, width = video.working
-            raise UserError(
-                f"propagation.norm_frames = {self.propagation.norm_frames}: in frames of {width}x{height} a layer with "
-                "batch norm has a single cell; set it to 0"
-            ) from error
-        finally:
-            self._copy.eval()
-        if len(self._networks) == 1:
-            self._networks.append(_compiled(self._copy) if self._compile else self._copy)
+        count, network = min(self.propagation.norm_frames, length), self.extractor
+        if not count or not _norms(network):
+            return self
+        video, network = self._new_video(), deepcopy(network)
+        hooks = [norm.register_forward_pre_hook(_measure) for norm in _norms(network)]
+        for i in range(count):
+            t = round(i * (length - 1) / max(count - 1, 1))
+            with suppress(UserError):  # following the video reports it, at its place
+                inputs = video.batch([frame(t)], t)
+                self._features(network, inputs)
+        for hook in hooks:
+            hook.remove()
+        tracker = copy(self)
+        tracker._networks = [*self._networks, _compiled(network.eval()) if self._compile else network.eval()]
+        tracker.reset()
+        return tracker
 
     def segment(
         self, frames: Iterable[np.ndarray], masks: dict[int, np.ndarray], confidence: bool = False
@@ -117,8 +111,7 @@ class Tracker:
         return result
 
     def reset(self) -> None:
-        """Forget the video of `step` and that of `adapt`: the next frame is the first of another one."""
-        del self._networks[1:]
+        """Forget the video of `step`: its next frame is the first of another one."""
         self._video = self._new_video()
 
     def _new_video(self):
@@ -138,7 +131,16 @@ class Tracker:
 
 
 def _norms(network):
+    """The batch norms of a network."""
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def _measure(norm, inputs):
+    """Let a batch norm average the means and variances of its inputs; one that gets single values keeps its own."""
+    norm.train(inputs[0].numel() > inputs[0].shape[1])
+    if norm.training and norm.momentum is not None:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all inputs
 
 
 def _one_of(key, value, allowed):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core import movies
 from core.errors import UserError
-from datasets.own_video import OwnVideo
+from datasets.own_video import OwnVideo, Task
 from tests.film import film, number_of, numbered, opencv_film, turn
 
 av = pytest.importorskip("av", reason="video files need the package av")
@@ -28,6 +28,11 @@ def folder(tmp_path):
 
 def numbers(video, *selection):
     return [(frame.number, number_of(frame.pixels)) for frame in video.frames(*selection)]
+
+
+def test_a_frame_at_a_place_among_those_that_are_followed(folder):
+    task = Task(OwnVideo(folder), {}, start=3, end=11, every=3)
+    assert [number_of(task.frame(place)) for place in range(task.length)] == [3, 6, 9]
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv", "a.ts", "a.h264", "uneven.mkv"])

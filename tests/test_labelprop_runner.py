@@ -65,7 +65,8 @@ def colours(frames):
 def tracker(features, layer="x"):
     """Stands in for a Tracker that uses these features."""
     segment = lambda frames, masks: Video(features, CFG).segment(frames, masks, ahead=2)
-    return SimpleNamespace(layer=layer, device=torch.device("cpu"), adapt=lambda *_: None, segment=segment)
+    own = SimpleNamespace(layer=layer, device=torch.device("cpu"), segment=segment, adapted=lambda *_: own)
+    return own
 
 
 class Counting:
@@ -107,8 +108,11 @@ def test_the_network_is_adapted_to_each_sequence_before_it_is_followed(tmp_path)
         seen.append("followed")
         return colours(frames)
 
-    fake = tracker(network)
-    fake.adapt = lambda length, frame: seen.append((length, frame(length - 1)[16, 6 + 2 * length].tolist()))
+    def adapted(length, frame):
+        seen.append((length, frame(length - 1)[16, 6 + 2 * length].tolist()))
+        return tracker(network)
+
+    fake = SimpleNamespace(layer="x", device=torch.device("cpu"), adapted=adapted)
     runner.run(sequences, fake, tmp_path)
     last = [(s.length, s.frame(s.length - 1)[16, 6 + 2 * s.length].tolist()) for s in sequences]
     assert seen == [last[0], *["followed"] * 6, last[1], *["followed"] * 4]

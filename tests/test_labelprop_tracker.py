@@ -96,53 +96,81 @@ def test_a_live_video_whose_features_are_no_numbers_ends():
 
 
 class Normed(Colours):
-    """Colours behind batch norm."""
+    """Colours behind two batch norms and a square root; `idle` is a batch norm that sees single values."""
 
     def __init__(self):
         super().__init__()
-        self.norm = nn.BatchNorm2d(3)
+        self.first, self.second, self.idle = (nn.BatchNorm2d(3) for _ in range(3))
 
     def forward(self, frames, layer):
-        return super().forward(self.norm(frames), layer)
+        self.idle(frames[:, :, :1, :1])
+        return super().forward(self.second(self.first(frames).abs().sqrt()), layer)
 
 
-def test_features_of_a_copy_whose_batch_norm_knows_the_video_join_in():
+def averaged(norm, inputs_THWC):
+    """What a batch norm with the mean of the frames' own means and variances gives, by plain loops."""
+    means = np.mean([frame.mean((0, 1)) for frame in inputs_THWC], axis=0)
+    variances = np.mean([frame.var((0, 1), ddof=1) for frame in inputs_THWC], axis=0)
+    return lambda frame: (frame - means) / np.sqrt(variances + norm.eps)
+
+
+def test_features_of_a_copy_whose_batch_norm_is_the_videos_are_appended():
     extractor, frames = Normed(), np.random.default_rng(0).integers(0, 256, (6, 16, 24, 3), np.uint8)
-    tracker = Tracker(extractor, protocol=replace(DUL, norm_frames=3), device="cpu")
-    asked, pictures = [], torch.from_numpy(frames).permute(0, 3, 1, 2).double() / 255
-    first = tracker.features(pictures[:1].float())
-    for video in (frames[::-1] // 2, frames):  # the second video forgets the first
-        tracker.adapt(len(video), lambda t: asked.append(t) or video[t])  # noqa: B023
-    assert asked == [0, 2, 5] * 2
-    chosen = pictures[[0, 2, 5]]
-    means, variances = chosen.mean((0, 2, 3)), chosen.var((2, 3)).mean(0)
-    normed = (pictures[:1] - means[:, None, None]) / (variances[:, None, None] + extractor.norm.eps).sqrt()
-    both = torch.cat([first, colours(normed.float())], dim=1) / 2**0.5
-    torch.testing.assert_close(tracker.features(pictures[:1].float()), both)
+    tracker, asked = Tracker(extractor, protocol=replace(DUL, norm_frames=3), device="cpu"), []
+    first, before = tracker.features(_inputs(frames[1])), extractor.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    other = tracker.adapted(6, lambda t: frames[t] // 2)
+    adapted = tracker.adapted(6, lambda t: asked.append(t) or frames[t])
+    assert asked == [0, 2, 5]
+
+    eps, chosen = extractor.first.eps, frames[[0, 2, 5]] / 255
+    own = [
+        (frame - frame.mean((0, 1))) / np.sqrt(frame.var((0, 1)) + eps) for frame in chosen
+    ]  # as the second sees them
+    inner = np.sqrt(np.abs(averaged(extractor.first, chosen)(frames[1] / 255)))
+    outer = averaged(extractor.second, np.sqrt(np.abs(own)))(inner)
+    both = torch.cat([first, colours(torch.from_numpy(outer).permute(2, 0, 1)[None].float())], dim=1) / 2**0.5
+    torch.testing.assert_close(adapted.features(_inputs(frames[1])), both)
     torch.testing.assert_close(both.norm(dim=1), torch.ones(1, 2, 3))
-    assert (extractor.norm.running_mean == 0).all() and (extractor.norm.running_var == 1).all()
-    assert extractor.norm.momentum == 0.1 and not extractor.training
-    tracker.reset()
-    torch.testing.assert_close(tracker.features(pictures[:1].float()), first)
+    assert not torch.allclose(other.features(_inputs(frames[1])), both)
+
+    torch.testing.assert_close(tracker.features(_inputs(frames[1])), first)  # the network itself stays as it was
+    assert all(torch.equal(value, before[name]) for name, value in extractor.state_dict().items())
+    assert not extractor.training and extractor.first.momentum == 0.1
 
 
-def test_statistics_of_a_video_that_is_shorter_than_the_frames_asked_for():
-    asked, frames = [], np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
-    tracker = Tracker(Normed(), protocol=replace(DUL, norm_frames=8), device="cpu")
-    for length in (2, 1):
-        tracker.adapt(length, lambda t: asked.append(t) or frames[t])
-    assert asked == [0, 1, 0]
+def _inputs(frame):
+    return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
 
 
-@pytest.mark.parametrize("extractor, count", [(Normed(), 0), (Colours(), 4)])
-def test_without_frames_or_batch_norm_no_frame_is_read(extractor, count):
-    Tracker(extractor, protocol=replace(DUL, norm_frames=count), device="cpu").adapt(9, None)
+def test_an_adapted_tracker_follows_as_its_features_say():
+    frames, truth = zip(*moving(5, 64, 48))
+    cfg = replace(DUL, radius=3, norm_frames=2)
+    adapted = Tracker(Normed(), protocol=cfg, device="cpu", batch=2).adapted(5, lambda t: frames[t])
+    expected = np.stack(list(segment_video(frames, {0: truth[0]}, adapted.features, cfg)))
+    np.testing.assert_array_equal(np.stack(list(adapted.segment(iter(frames), {0: truth[0]}))), expected)
+    np.testing.assert_array_equal(stepped(adapted, frames, {0: truth[0]}), expected)
 
 
-def test_frames_that_are_too_small_for_statistics():
-    tracker = Tracker(Normed(), protocol=replace(DUL, norm_frames=2), device="cpu")
-    with pytest.raises(UserError, match="norm_frames = 2: in frames of 1x1.*a single cell"):
-        tracker.adapt(5, lambda t: np.zeros((1, 1, 3), np.uint8))
+def test_frames_to_adapt_to_of_a_short_video_and_of_one_that_is_damaged():
+    frames, asked = np.random.default_rng(0).integers(0, 256, (9, 16, 24, 3), np.uint8), []
+
+    def frame(t):
+        asked.append(t)
+        if t == 8:
+            raise UserError("damaged")
+        return frames[t] if t != 4 else frames[t, :8]
+
+    tracker = Tracker(Normed(), protocol=replace(DUL, norm_frames=3), device="cpu")
+    damaged, short = tracker.adapted(9, frame), tracker.adapted(1, frame)
+    assert asked == [0, 4, 8, 0]
+    torch.testing.assert_close(damaged.features(_inputs(frames[1])), short.features(_inputs(frames[1])))
+
+
+@pytest.mark.parametrize("extractor, count, length", [(Normed(), 0, 9), (Colours(), 4, 9), (Normed(), 4, 0)])
+def test_without_frames_or_batch_norm_nothing_is_adapted(extractor, count, length):
+    tracker = Tracker(extractor, protocol=replace(DUL, norm_frames=count), device="cpu")
+    assert tracker.adapted(length, None) is tracker
 
 
 @pytest.mark.parametrize("precision, autocast", [("fp32", False), ("bf16", True)])

@@ -2,6 +2,7 @@
 
 import threading
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from datasets.own_video import Frame
 from labelprop import Tracker
 from launch.page import session as sessions
 from launch.page.session import Session
-from tests.test_labelprop_tracker import Colours
+from tests.test_labelprop_tracker import Colours, Normed
 from tests.test_labelprop_video import DUL, moving
 
 
@@ -50,6 +51,16 @@ def test_what_is_drawn_is_followed_to_the_end(session, tracker):
     assert [t for t, _, _ in steps] == [*range(9)] and all((session.ids(t) == ids).all() for t, _, ids in steps)
     plain = list(tracker.segment(session.video.pictures, {0: truth[0]}))
     assert all((session.ids(t) == plain[t]).all() for t in range(9))
+
+
+def test_the_network_is_adapted_to_the_whole_video_wherever_following_starts(session):
+    video = session.video
+    session.draw(3, video.truth[3])
+    tracker = Tracker(Normed(), protocol=replace(DUL, norm_frames=3), device="cpu")
+    list(session.follow(tracker, 3))
+    adapted = tracker.adapted(9, lambda t: video.pictures[t])
+    for t, ids in enumerate(adapted.segment(video.pictures[3:], {0: video.truth[3]}), 3):
+        np.testing.assert_array_equal(session.ids(t), ids)
 
 
 def test_an_object_that_is_drawn_later_joins(session, tracker):

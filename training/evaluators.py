@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections import ChainMap
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -113,13 +114,13 @@ class Validation:
 
     def follow(self, run, sequences, layer, scores, sheets, stop):
         """Propagate the masks of some sequences; add J and F of their objects to scores, a picture each to sheets."""
-        propagation = protocols.named(run.config.protocol, run.config.propagation)
+        # A copy of a network in training would share batch norm with the other processes' copies, of other sequences.
+        propagation = replace(protocols.named(run.config.protocol, run.config.propagation), norm_frames=0)
         tracker = Tracker(run.method.extractor, layer, propagation, run.device, precision="fp32")
         for sequence in sequences:
             name, kept, wanted = sequence.name, {}, shown(sequence.length)
             folder = run.folder / "validation" / f"{layer}_vos" / name
             shutil.rmtree(folder, ignore_errors=True)  # it may hold frames that the set no longer has
-            tracker.adapt(sequence.length, sequence.frame)
             with closing(tracker.segment(sequence.frames(), sequence.given(), confidence=True)) as results:
                 for t, result in enumerate(results):
                     stop.check()

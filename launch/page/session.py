@@ -110,12 +110,12 @@ class Session:
         given = {0: self.ids(start)}
         if not given[0].any():
             raise UserError(f"there is no object at frame {start}: draw one, or go to a frame that has a mask")
+        tracker = tracker.adapted(self.video.count, lambda t: self.video.frame(t).pixels)
         self.written = None
         for path in self._files("masks"):
             if int(path.stem) > start:
                 path.unlink()
         given |= {t - start: read_ids(path) for path in self._files("drawn") if (t := int(path.stem)) > start}
-        tracker.adapt(self.video.count - start, lambda t: self.video.frame(start + t).pixels)
         with closing(carried(self.video.frames(start), tracker, given)) as results:
             for t, (frame, ids, _) in enumerate(results):
                 ids = corrected(ids, given[t]) if t in given else ids
