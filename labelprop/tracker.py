@@ -31,8 +31,8 @@ class Tracker:
         forward(frames, layer)  float32 RGB in [0,1] [B,3,H,W] -> [B,D,h,w], unit norm over D
     It is moved to the device, channels last, and set to evaluation mode.
     layer: of the extractor, None = its default.  protocol: a file of configs/protocols by its name or a
-    core.schema.Propagation, None = the extractor's own.  device: "auto", "cpu", "cuda" or a torch.device.
-    precision: of the network, "fp32", "bf16" or "fp16".
+    core.schema.Propagation, None = the extractor's own; its norm_frames takes effect by `adapted` alone.
+    device: "auto", "cpu", "cuda" or a torch.device.  precision: of the network, "fp32", "bf16" or "fp16".
     batch: frames through the network at a time in `segment`, None = BATCH.  compiled: by torch.compile.
     backend: as for labelprop.propagate.  max_side: larger frames are tracked at this size, None = as the protocol has
     it; masks keep the size of the video.
