@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 from collections import ChainMap
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -115,7 +114,7 @@ class Validation:
     def follow(self, run, sequences, layer, scores, sheets, stop):
         """Propagate the masks of some sequences; add J and F of their objects to scores, a picture each to sheets."""
         # A copy of a network in training would share batch norm with the other processes' copies, of other sequences.
-        propagation = replace(protocols.named(run.config.protocol, run.config.propagation), norm_frames=0)
+        propagation = dataclasses.replace(protocols.named(run.config.protocol, run.config.propagation), norm_frames=0)
         tracker = Tracker(run.method.extractor, layer, propagation, run.device, precision="fp32")
         for sequence in sequences:
             name, kept, wanted = sequence.name, {}, shown(sequence.length)
