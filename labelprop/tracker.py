@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import copy, deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,8 @@ class Tracker:
         if not count or not _norms(network):
             return self
         video, network = self._new_video(), deepcopy(network)
-        hooks = [norm.register_forward_pre_hook(_measure) for norm in _norms(network)]
+        fresh = set(_norms(network))  # those that no frame has reached
+        hooks = [norm.register_forward_pre_hook(partial(_measure, fresh)) for norm in _norms(network)]
         for i in range(count):
             t = round(i * (length - 1) / max(count - 1, 1))
             with suppress(UserError):  # following the video reports it, at its place
@@ -80,7 +82,7 @@ class Tracker:
         for hook in hooks:
             hook.remove()
         tracker = copy(self)
-        tracker._networks = [*self._networks, _compiled(network.eval()) if self._compile else network.eval()]
+        tracker._networks = [self._networks[0], _compiled(network.eval()) if self._compile else network.eval()]
         tracker.reset()
         return tracker
 
@@ -135,10 +137,11 @@ def _norms(network):
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def _measure(norm, inputs):
+def _measure(fresh, norm, inputs):
     """Let a batch norm average the means and variances of its inputs; one that gets single values keeps its own."""
     norm.train(inputs[0].numel() > inputs[0].shape[1])
-    if norm.training and norm.momentum is not None:
+    if norm.training and norm in fresh:
+        fresh.remove(norm)
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all inputs
 

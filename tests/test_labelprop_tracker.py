@@ -100,7 +100,7 @@ class Normed(Colours):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.idle = (nn.BatchNorm2d(3) for _ in range(3))
+        self.first, self.second, self.idle = nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3)
 
     def forward(self, frames, layer):
         self.idle(frames[:, :, :1, :1])
@@ -133,6 +133,9 @@ def test_features_of_a_copy_whose_batch_norm_is_the_videos_are_appended():
     torch.testing.assert_close(adapted.features(_inputs(frames[1])), both)
     torch.testing.assert_close(both.norm(dim=1), torch.ones(1, 2, 3))
     assert not torch.allclose(other.features(_inputs(frames[1])), both)
+    torch.testing.assert_close(
+        other.adapted(6, lambda t: frames[t]).features(_inputs(frames[1])), both
+    )  # one video each
 
     torch.testing.assert_close(tracker.features(_inputs(frames[1])), first)  # the network itself stays as it was
     assert all(torch.equal(value, before[name]) for name, value in extractor.state_dict().items())
