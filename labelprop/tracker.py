@@ -1,5 +1,6 @@
 """A network that tracks: given masks are carried through a video, or through frames as they come."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import copy, deepcopy
@@ -20,6 +21,7 @@ from labelprop.video import Video, as_ids
 
 BATCH = {"cpu": 1, "cuda": 4}  # frames through the network at a time; a CPU gains nothing by more
 AHEAD = 2  # batches that are read in advance
+MOVING = threading.Lock()  # torch replaces weights one by one: a tracker made meanwhile would compute with half of them
 
 
 class Tracker:
@@ -54,7 +56,8 @@ class Tracker:
         self.device = _device(device)
         self.batch, self.backend = batch or BATCH[self.device.type], backend
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
-        self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
+        with MOVING:
+            self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
         self._compile = compiled
         self._networks = [_compiled(self.extractor) if compiled else self.extractor]
         self.reset()
