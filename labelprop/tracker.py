@@ -58,8 +58,8 @@ class Tracker:
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
         with MOVING:
             self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
-        self._compile = compiled
-        self._networks = [_compiled(self.extractor) if compiled else self.extractor]
+        self._ready = _compiled if compiled else lambda network: network
+        self._networks = [self._ready(self.extractor)]
         self.reset()
 
     def adapted(self, length: int, frame: Callable[[int], np.ndarray]) -> "Tracker":
@@ -85,7 +85,7 @@ class Tracker:
         for hook in hooks:
             hook.remove()
         tracker = copy(self)
-        tracker._networks = [self._networks[0], _compiled(network.eval()) if self._compile else network.eval()]
+        tracker._networks = [self._networks[0], self._ready(network.eval())]
         tracker.reset()
         return tracker
 

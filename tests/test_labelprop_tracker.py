@@ -124,18 +124,16 @@ def test_features_of_a_copy_whose_batch_norm_is_the_videos_are_appended():
     assert asked == [0, 2, 5]
 
     eps, chosen = extractor.first.eps, frames[[0, 2, 5]] / 255
-    own = [
-        (frame - frame.mean((0, 1))) / np.sqrt(frame.var((0, 1)) + eps) for frame in chosen
-    ]  # as the second sees them
+    # While it is measured, the second batch norm sees frames normalised by their own means and variances.
+    own = [(frame - frame.mean((0, 1))) / np.sqrt(frame.var((0, 1)) + eps) for frame in chosen]
     inner = np.sqrt(np.abs(averaged(extractor.first, chosen)(frames[1] / 255)))
     outer = averaged(extractor.second, np.sqrt(np.abs(own)))(inner)
     both = torch.cat([first, colours(torch.from_numpy(outer).permute(2, 0, 1)[None].float())], dim=1) / 2**0.5
     torch.testing.assert_close(adapted.features(_inputs(frames[1])), both)
     torch.testing.assert_close(both.norm(dim=1), torch.ones(1, 2, 3))
     assert not torch.allclose(other.features(_inputs(frames[1])), both)
-    torch.testing.assert_close(
-        other.adapted(6, lambda t: frames[t]).features(_inputs(frames[1])), both
-    )  # one video each
+    again = other.adapted(6, lambda t: frames[t])  # the video before is forgotten
+    torch.testing.assert_close(again.features(_inputs(frames[1])), both)
 
     torch.testing.assert_close(tracker.features(_inputs(frames[1])), first)  # the network itself stays as it was
     assert all(torch.equal(value, before[name]) for name, value in extractor.state_dict().items())
