@@ -17,8 +17,10 @@ from datasets.clip import sample_frames
 from models.methods.dul import Draws, Views
 
 
-def config(crop_px=32, resize_px=(40, 48), random_crop=True, flip=0.5, zoom=(0.5, 1.0)):
-    return SimpleNamespace(crop_px=crop_px, resize_px=resize_px, random_crop=random_crop, flip=flip, zoom=zoom)
+def config(crop_px=32, resize_px=(40, 48), random_crop=True, flip=0.5, zoom=(0.5, 1.0), noise=0.0):
+    return SimpleNamespace(
+        crop_px=crop_px, resize_px=resize_px, random_crop=random_crop, flip=flip, zoom=zoom, noise=noise
+    )
 
 
 def smooth_frames(count, height, width):
@@ -175,6 +177,26 @@ def test_flip_of_certainty_mirrors_both_views():
     assert torch.equal(plain["plain"].flip(-1), mirrored["plain"])
     assert torch.equal(plain["transformed"].flip(-1), mirrored["transformed"])
     assert Views(config(flip=1.0)).draw(np.random.default_rng(0), (32, 60)).flip
+
+
+def test_noise_multiplies_brightness_contrast_and_saturation_of_each_view():
+    flat, views = [np.full((50, 70, 3), 100, np.uint8)] * 3, Views(config(noise=0.5))
+    made = [views(flat, np.random.default_rng(seed)) for seed in range(20)]
+    greys = [int(grey) for sample in made for view in ("plain", "transformed") for (grey,) in [sample[view].unique()]]
+    assert len(set(greys)) > 20 and 50 <= min(greys) < 70 and 130 < max(greys) <= 150  # alike in all frames of a view
+
+    frames, rng = smooth_frames(2, 50, 70), np.random.default_rng(5)
+    noisy, grey = views(frames, np.random.default_rng(5)), torch.tensor([0.2989, 0.587, 0.114])[:, None, None]
+    pure = views.apply(frames, views.draw(rng, (50, 70)))
+    for view in ("plain", "transformed"):
+        brightness, contrast, saturation = rng.uniform(0.5, 1.5, 3)
+        expected = (pure[view].float() * brightness).clamp(0, 255)
+        mean = (expected * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        expected = (mean + contrast * (expected - mean)).clamp(0, 255)
+        light = (expected * grey).sum(1, keepdim=True)
+        expected = (light + saturation * (expected - light)).clamp(0, 255)
+        assert (expected - noisy[view]).abs().max() < 4  # rounded after each of the three
+    assert torch.equal(noisy["theta"], pure["theta"])
 
 
 def test_same_generator_same_sample_also_after_pickling():

@@ -31,6 +31,8 @@ class Config(Section):
     anchor_grid, cross_grid: cells per side, 8 -> N = 64, 4 -> m = 16.  crop_px: side of both views.  resize_px: range
     of the short side before the crop.  random_crop: false = crop the centre.  flip: probability, for the clip and again
     for the transformed view.  zoom: range of the side of the transformed view relative to that of the plain view.
+    noise: brightness, contrast and saturation of each view of a clip are multiplied by numbers drawn from
+    [1 - noise, 1 + noise]; the paper has none.
     """
 
     name: Literal["dul"]
@@ -44,6 +46,7 @@ class Config(Section):
     random_crop: bool
     flip: Annotated[float, between(0, 1)]
     zoom: Annotated[tuple[float, float], span(0, 1)]
+    noise: Annotated[float, between(0, 1)] = 0.0
 
     def check(self):
         cells = self.crop_px // STRIDE
@@ -79,10 +82,18 @@ class Views:
     """
 
     def __init__(self, config: Config):
+        from torchvision.transforms.v2 import functional  # takes a second, for programs that make no views, too
+
         self.config = config
+        self.changes = functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation
 
     def __call__(self, frames, rng):
-        return self.apply(frames, self.draw(rng, frames[0].shape[:2]))
+        sample = self.apply(frames, self.draw(rng, frames[0].shape[:2]))
+        if self.config.noise:
+            for view in ("plain", "transformed"):
+                for change in self.changes:
+                    sample[view] = change(sample[view], rng.uniform(1 - self.config.noise, 1 + self.config.noise))
+        return sample
 
     def draw(self, rng, size):
         """Draw for one clip.  size: (height, width) of the frames.  rng: numpy Generator."""
