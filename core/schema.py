@@ -134,8 +134,8 @@ class Propagation(Section):
     group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
     sharpen: soft masks that enter the context are raised to this power, every cell scaled to the sum it had; 1 = as
     they are.  Those of frames with a given mask are not.
-    norm_frames: this many frames of the video, evenly spread, give means and variances to the batch norm of a second
-    copy of the network, whose features are appended to the first's; 0 = no second copy.  Validation leaves it out.
+    norm_frames: this many frames of the video, evenly spread, give means and variances to the network's batch norm;
+    0 = it keeps those of its training.  Validation leaves it out.
     readout: "smooth" = soft mask bilinear (align_corners) to the video's size, argmax (DUL, CRW);
     "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO); "nearest" = nearest
     to the video's size, argmax, and nearest from the given mask to the grid instead of bilinear (DINOv3).

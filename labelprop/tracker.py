@@ -59,33 +59,31 @@ class Tracker:
         with MOVING:
             self.extractor = extractor.to(self.device, memory_format=torch.channels_last).eval()
         self._ready = _compiled if compiled else lambda network: network
-        self._networks = [self._ready(self.extractor)]
+        self._network = self._ready(self.extractor)
         self.reset()
 
     def adapted(self, length: int, frame: Callable[[int], np.ndarray]) -> "Tracker":
-        """A tracker for one video, which appends the features of a second network to those of the first.
+        """A tracker for one video: its network is a copy whose batch norm has means and variances of the video.
 
-        The second is a copy whose batch norm has means and variances of the video: the mean over frames of every
-        frame's own (AdaBN, arXiv 1603.04779).  The protocol's norm_frames says how many frames, evenly spread; where it
-        is 0, or the network has no batch norm, the answer is this tracker itself.
+        They are the mean over frames of every frame's own (AdaBN, arXiv 1603.04779).  The protocol's norm_frames says
+        how many frames, evenly spread; where it is 0, or the network has no batch norm, the answer is this tracker.
         length: of the video.  frame(t): its frame t, uint8 RGB [H,W,3]; one that raises UserError, or has another size
         than those before it, is left out.
         """
-        count, network = min(self.propagation.norm_frames, length), self.extractor
-        if not count or not _norms(network):
+        count = min(self.propagation.norm_frames, length)
+        if not count or not _norms(self.extractor):
             return self
-        video, network = self._new_video(), deepcopy(network)
+        tracker, video, network = copy(self), self._new_video(), deepcopy(self.extractor)
         fresh = set(_norms(network))  # those that no frame has reached
         hooks = [norm.register_forward_pre_hook(partial(_measure, fresh)) for norm in _norms(network)]
+        tracker._network = network  # compiled when its batch norm is in evaluation mode
         for i in range(count):
             t = round(i * (length - 1) / max(count - 1, 1))
             with suppress(UserError):  # following the video reports it, at its place
-                inputs = video.batch([frame(t)], t)
-                self._features(network, inputs)
+                tracker.features(video.batch([frame(t)], t))
         for hook in hooks:
             hook.remove()
-        tracker = copy(self)
-        tracker._networks = [self._networks[0], self._ready(network.eval())]
+        tracker._network = self._ready(network.eval())
         tracker.reset()
         return tracker
 
@@ -122,17 +120,13 @@ class Tracker:
     def _new_video(self):
         return Video(self.features, self.propagation, self.backend, self.device)
 
+    @torch.no_grad()
     def features(self, frames: torch.Tensor) -> torch.Tensor:
         """frames [B,3,H,W], RGB in [0,1], on the tracker's device -> features [B,D,h,w], float32."""
-        parts = [self._features(network, frames) for network in self._networks]
-        return torch.cat(parts, dim=1) * len(parts) ** -0.5 if len(parts) > 1 else parts[0]
-
-    @torch.no_grad()
-    def _features(self, network, frames):
         # Convolutions are fastest with channels last, and propagation reads features so.
         frames = frames.contiguous(memory_format=torch.channels_last)
         with devices.autocast(self.device, self.precision):
-            return network(frames, self.layer).float()
+            return self._network(frames, self.layer).float()
 
 
 def _norms(network):
