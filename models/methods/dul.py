@@ -82,17 +82,18 @@ class Views:
     """
 
     def __init__(self, config: Config):
-        from torchvision.transforms.v2 import functional  # takes a second, for programs that make no views, too
-
         self.config = config
-        self.changes = functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation
+        self.changes: tuple = ()
+        if config.noise:
+            from torchvision.transforms.v2 import functional  # takes a second
+
+            self.changes = functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation
 
     def __call__(self, frames, rng):
         sample = self.apply(frames, self.draw(rng, frames[0].shape[:2]))
-        if self.config.noise:
-            for view in ("plain", "transformed"):
-                for change in self.changes:
-                    sample[view] = change(sample[view], rng.uniform(1 - self.config.noise, 1 + self.config.noise))
+        for view in ("plain", "transformed"):
+            for change in self.changes:
+                sample[view] = change(sample[view], rng.uniform(1 - self.config.noise, 1 + self.config.noise))
         return sample
 
     def draw(self, rng, size):
