@@ -54,9 +54,10 @@ def main() -> None:
     started = time.perf_counter()
     masks = {"first mask copied": copy_first_masks(sequences, OUT / "copied")}
     for way, source in sources.items():
-        # The first call of two follows anew: the weights in the box may be others than in an earlier demo.
+        # Weights may be others than in an earlier demo; those in the box were followed by the first call of two.
+        anew = not trained or source == RUN / "last.pth"
         out, tracker = OUT / way.replace(" ", "_"), Tracker(models.load(source), LAYER)
-        masks[way] = runner.run(sequences, tracker, out, overwrite=not trained)
+        masks[way] = runner.run(sequences, tracker, out, overwrite=anew)
     compare(sequences, masks, OUT / "comparison.jpg")
     print(f"\n{'sample set, percent':<25}{'J&F':>8}{'J':>8}{'F':>8}")
     for way, folder in masks.items():
