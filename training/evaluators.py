@@ -42,7 +42,7 @@ class Validation:
     CLIPS = 32  # at most; the loss is a curve to look at, J&F chooses the snapshot
 
     def __init__(self, config, views, device):
-        """Raises UserError where a sequence lacks the mask of a frame."""
+        """Raises UserError where a sequence lacks the mask of a frame, or cannot be followed or scored."""
         self.settings, self.sequences = config.validation, []
         if config.validation.root is None:
             return
@@ -52,6 +52,9 @@ class Validation:
         for sequence in self.sequences:
             if sequence.annotations is None:
                 raise UserError(f"{self.annotations / sequence.name}: validation needs a mask of every frame")
+            if sequence.length < 3:
+                raise UserError(f"{self.annotations / sequence.name}: validation needs 3 frames or more")
+            sequence.given()
         spread = {"gap": self.settings.clips_gap, "step": config.clip.step or "whole"}
         clip = dataclasses.replace(config.clip, **spread, fps=None, clips_per_video=1)
         clips = ClipDataset(vos_sequences.SequenceReader(self.sequences), clip, views, config.seed)
@@ -64,6 +67,7 @@ class Validation:
 
         A signal ends the validation early.  Then nothing is logged, and the validation is due again.
         """
+        run.score = {}  # an earlier one is not of this step
         if self.sequences:
             for buffer in run.method.buffers():  # on CPUs the statistics of batch norm differ between processes
                 buffer.copy_(distributed.from_first(buffer))
@@ -72,7 +76,6 @@ class Validation:
                 book.line("the validation is left out; it comes first when the run goes on")
                 return
             losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
-            run.score = {}
             for layer in self.settings.layers:
                 objects = [one for each in self.sequences for one in scores[layer, each.name]]
                 run.score[layer] = 100 * davis.overall(objects).jf_mean

@@ -151,7 +151,7 @@ def farewell(run, end, halted):
     root, chosen = run.config.validation.root, best if best.exists() else run.last
     option = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
     told = "J&F not measured"
-    if run.score:
+    if layer in run.score:
         told = f"J&F of {layer} {run.score[layer]:.1f} at the end, {run.best[layer]:.1f} at its best ({best})"
     return (
         f"finished at step {run.step}; {told}\n  {run.last}: the last network, and the run's state\n"
