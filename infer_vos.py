@@ -255,7 +255,7 @@ def main():
     args = parse()
     out = Path(args.out)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with nothing_empty(out):
+    with nothing_empty(out), distributed.peers():
         if args.video:
             return follow_video(args, distributed.start(devices.pick(args.device)))
         sequences, tracker = prepare(args, distributed.start(devices.pick(args.device)))

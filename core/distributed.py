@@ -78,9 +78,7 @@ def peers() -> Iterator[None]:
         if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"another process was lost; started again, all go on from the last checkpoint ({reason})"
-        ) from error
+        raise UserError(f"another process was lost; started again, all go on from what is saved ({reason})") from error
 
 
 def averaged(module, device):

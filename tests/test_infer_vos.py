@@ -334,15 +334,17 @@ def test_torchrun_starts_the_program(data, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "launch.torchrun",
         "--standalone",
         "--nproc-per-node",
         "2",
         ROOT / "infer_vos.py",
     ]
     words = [str(word) for word in (*command, *untrained(data, tmp_path / "out"))]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0 and len(masks(tmp_path / "out")) == 10, done.stderr
+    done = subprocess.run([*words, "--key", "res5"], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 2 and "--key: layer = 'res5'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_error_in_one_process_ends_all(program, data, tmp_path):
@@ -352,6 +354,7 @@ def test_an_error_in_one_process_ends_all(program, data, tmp_path):
     code, *told = Program(tmp_path / "printed", "infer_vos", *arguments, processes=2).ended()
     told = "".join(told)
     assert code != 0 and told.count("pair/00003.jpg: the JPEG breaks off") == 1 and "masks: " not in told
+    assert told.count("Traceback") == told.count("ChildFailedError"), told  # the agent's, and none of a process
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
