@@ -6,11 +6,10 @@ Legend: D channels, H W pixels of a frame, h w cells.
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from core.palette import fitted, overlay, read_ids
 from datasets.vos_sequences import read_frame
-from labelprop.readout import working_size
+from labelprop.video import Video
 
 COLUMNS = 4
 SIDE_PX = 427  # of each frame at most
@@ -58,10 +57,9 @@ def found_again(tracker, frames, place):
     The values are a softmax over the frame's cells with the protocol's temperature, scaled so that the largest is 1.
     """
     H, W = frames[0].shape[:2]
-    size, chances = working_size(H, W, tracker.propagation), []
-    for frame in frames:
-        pixels = torch.from_numpy(frame).to(tracker.device).permute(2, 0, 1)[None].float() / 255
-        features_Dhw = tracker.features(F.interpolate(pixels, size, mode="bilinear", align_corners=False))[0]
+    video, chances = Video(tracker.features, tracker.propagation, tracker.backend, tracker.device), []
+    for t, frame in enumerate(frames):
+        features_Dhw = tracker.features(video.batch([frame], t))[0]
         _, h, w = features_Dhw.shape
         if not chances:
             cell_D = features_Dhw[:, place[0] * h // H, place[1] * w // W]
