@@ -254,7 +254,7 @@ def main():
     wanted, rounds = outcome(work / "undisturbed"), 0
     samples = watch(data, work / "steady", 6 * args.minutes)
     draw_plot(samples, args.out / "soak.png")
-    while time.time() < end:
+    while not rounds or time.time() < end:
         rounds, folder = rounds + 1, work / f"round{rounds}"
         wrong += round_(data, folder, seconds, draw, counts, end)
         found = outcome(folder)

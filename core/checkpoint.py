@@ -41,8 +41,9 @@ def save_weights(path, tensors, metadata):
     """Write {name: tensor} and metadata {name: text} as .safetensors, and its line in SHA256SUMS beside it."""
     path = Path(path)
     with replacing(path) as part:
-        safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
-    path.chmod(0o644)  # safetensors makes files for their owner alone
+        part.write_bytes(
+            safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+        )
     sums = {**_sums_beside(path), path.name: _sha256(path)}
     with replacing(path.with_name(SUMS)) as part:
         part.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))

@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
-from core.palette import PALETTE, VOID, flat, ids_in
+from core.palette import MASKS, PALETTE, VOID, flat, ids_in
 
 Colour = tuple[int, int, int]
+#: formats of masks that people draw
+FORMATS = (*MASKS, "WEBP")
 #: colours that are nearer than this in RGB count as one: compression turns one colour into many
 NEAR = 32
 #: a picture with flat areas of more colours than this is no mask
@@ -39,7 +41,7 @@ def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarr
     Raises UserError for a file that is missing or damaged, and for a picture that is no mask.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such mask") from None

@@ -115,6 +115,9 @@ def write(name: str, part: Part, root: Path, out: Path) -> str:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; data/README.md says where the data come from")
     lines, videos = part.found(folder)
+    for line in lines:
+        if line.encode(errors="replace").decode() != line:
+            raise UserError(f"{folder}: the name {line!r} is no UTF-8 text; rename it")
     path = out / f"{name}_{part.name}.txt"
     with replacing(path) as new:
         new.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -81,10 +81,10 @@ class OwnVideo:
         return next(self.frames(number, number + 1))
 
     def _mark(self):
-        if not self.path.is_dir():
-            return mark(os.stat(self.path))
-        # The folder itself changes where results are put into it.
         try:
+            if not self.path.is_dir():
+                return mark(os.stat(self.path))
+            # The folder itself changes where results are put into it.
             files = [f"{path.name} {mark(os.stat(path))}" for path in pictures(self.path)]
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error})") from None

@@ -97,6 +97,7 @@ def emptied(folder: Path) -> Iterator[Path]:
             except ProcessLookupError:
                 shutil.rmtree(left, ignore_errors=True)
     own, new = folder.absolute() / f"page-{os.getpid()}", not folder.exists()
+    shutil.rmtree(own, ignore_errors=True)  # of a killed program with the same number, as they come in containers
     try:
         own.mkdir(parents=True)
     except OSError as error:

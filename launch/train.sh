@@ -18,6 +18,9 @@ name=$1
 shift
 [ -f "$configs/$name.yaml" ] || { echo "error: configs/$name.yaml does not exist" >&2; usage >&2; exit 2; }
 nodes=${NNODES:-1}
+for count in "GPUS=${GPUS:-1}" "NNODES=$nodes"; do
+    [[ ${count#*=} =~ ^[1-9][0-9]*$ ]] || { echo "error: $count must be a whole number, 1 or more" >&2; exit 2; }
+done
 if [ "$nodes" -gt 1 ] && { [ -z "${MASTER_ADDR:-}" ] || ! [ "${NODE_RANK:-$nodes}" -lt "$nodes" ] 2> /dev/null; }; then
     echo "error: NNODES=$nodes needs MASTER_ADDR, the name of machine 0, and NODE_RANK, from 0 to $((nodes - 1))" >&2
     exit 2

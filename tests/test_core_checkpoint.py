@@ -30,6 +30,8 @@ def test_a_disk_that_is_full_is_named_and_leaves_the_checkpoint(tmp_path):
     try:
         with pytest.raises(UserError, match="last.pth: cannot be written .*File too large"):
             checkpoint.save(tmp_path / "last.pth", {"step": 2, "rows": [torch.rand(200, 1000) for _ in range(9)]})
+        with pytest.raises(UserError, match="a.safetensors: cannot be written .*File too large"):
+            checkpoint.save_weights(tmp_path / "a.safetensors", {"rows": torch.rand(900, 1000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint.load(tmp_path / "last.pth") == {"step": 1} and os.listdir(tmp_path) == ["last.pth"]

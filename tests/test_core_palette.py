@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from core import palette
+from core import masks, palette
 from core.errors import UserError
 
 
@@ -86,8 +86,9 @@ def program(path):
 @pytest.mark.parametrize("made", [text_bomb, pixel_bomb, program])
 def test_what_would_blow_up_or_start_a_program_is_refused_by_name(tmp_path, made):
     made(tmp_path / "mask.png")
-    with pytest.raises(UserError, match="mask.png: cannot be read as a mask"):
-        palette.read_ids(tmp_path / "mask.png")
+    for read in (palette.read_ids, masks.read):
+        with pytest.raises(UserError, match="mask.png: cannot be read as a mask"):
+            read(tmp_path / "mask.png")
 
 
 def test_overlay_tints_objects_and_leaves_the_rest():

@@ -100,6 +100,10 @@ def test_nothing_is_written_of_what_is_not_there(tmp_path, called):
     for name in ("kinetics", "charades"):
         code, told = made(called, name, tmp_path / "empty", tmp_path / "lists")
         assert code == 2 and "found" in told
+    (tmp_path / "empty/emu\udcff").mkdir()
+    (tmp_path / "empty/emu\udcff/0.jpg").write_bytes(b"")
+    code, told = made(called, "kinetics", tmp_path / "empty", tmp_path / "lists")
+    assert code == 2 and "no UTF-8 text; rename it" in told
     assert not (tmp_path / "lists").exists()
 
 

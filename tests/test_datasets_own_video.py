@@ -147,6 +147,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path):
             with open(path, "ab") as file:
                 file.write(bytes(8))
             os.utime(path, ns=(1, 1))
+    with pytest.raises(UserError, match="a.mp4: cannot be read"):
+        for _ in OwnVideo(path).frames():
+            path.unlink(missing_ok=True)
 
 
 def test_frames_of_another_size(folder):

@@ -136,11 +136,13 @@ def test_many_names_are_no_name_of_a_file(told):
 
 
 def test_names_that_are_no_text_are_shown(data, monkeypatch):
-    fill(data / MASKS / "emu\udcff", 1)
+    for folder in (TRUTH, MASKS):
+        fill(data / folder / "emu\udcff", 1)
     strict = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    words = ["evaluate.py", "--annotations", data / TRUTH, "--results", data / MASKS]
+    words = ["evaluate.py", "--annotations", data / TRUTH, "--results", data / MASKS, "--out", data / "out"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     monkeypatch.setattr(sys, "stdout", strict)
     evaluate.main()
     strict.flush()
+    assert "emu\\udcff" in (data / "out/per-sequence_results-val.csv").read_text(encoding="utf-8")
     assert b"emu\\udcff" in strict.buffer.getvalue()

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import time
 import zipfile
 from dataclasses import replace
@@ -229,9 +230,9 @@ def test_mistakes_are_told(page, clip, tmp_path):
     with pytest.raises(gr.Error, match="broken.mp4"):
         page.upload(str(broken), request)
     assert page.browse(2, request)["t"] == 2  # the earlier video is still open
-    assert page.write(request) and page.sessions["a"].written is None
     with pytest.raises(gr.Error, match="no mask"):
         list(page.write(request))
+    assert page.sessions["a"].written is None
 
 
 def test_the_picture_tells_the_mask_exactly(page, clip):
@@ -249,8 +250,9 @@ def test_the_picture_tells_the_mask_exactly(page, clip):
 
 def test_the_folder_is_emptied_and_nothing_else(tmp_path):
     dead = tmp_path / "page-4194999"  # above the highest process id
-    for folder in (dead, tmp_path / "page-mine", tmp_path / "other"):
-        folder.mkdir()
+    namesake = tmp_path / f"page-{os.getpid()}"
+    for folder in (dead, namesake / "a", tmp_path / "page-mine", tmp_path / "other"):
+        folder.mkdir(parents=True)
     with app.emptied(tmp_path) as own:
         (own / "a").mkdir()
         assert not dead.exists() and {path.name for path in tmp_path.iterdir()} == {own.name, "page-mine", "other"}

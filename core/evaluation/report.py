@@ -50,4 +50,4 @@ def write(scores, folder) -> None:
     }
     for name, text in texts.items():
         with replacing(Path(folder) / name) as part:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are no text
