@@ -232,7 +232,7 @@ def test_255_objects_each_with_its_own_id():
         assert (out[-1] == ids).mean() > 0.5  # bilinear resizing to the grid blurs masks of one cell
 
 
-def test_reading_ahead_changes_nothing():
+def test_batches_change_nothing():
     frames, truth = zip(*moving(7))
     calls = []
 
@@ -243,9 +243,9 @@ def test_reading_ahead_changes_nothing():
     alone = list(segment_video(frames, {0: truth[0]}, seen, DUL))
     assert calls == [(1, 3, 64, 80)] * 7
     calls.clear()
-    ahead = list(segment_video(iter(frames), {0: truth[0]}, seen, DUL, batch=3))
+    together = list(segment_video(iter(frames), {0: truth[0]}, seen, DUL, batch=3))
     assert calls == [(3, 3, 64, 80)] * 2 + [(1, 3, 64, 80)]
-    np.testing.assert_array_equal(np.stack(alone), np.stack(ahead))
+    np.testing.assert_array_equal(np.stack(alone), np.stack(together))
 
 
 def test_holds_no_frame_and_a_bounded_context():

@@ -216,7 +216,7 @@ def _cache(tmp_path, monkeypatch):
 
 def test_the_tables_and_the_tests_name_the_same():
     assert {*FRAME_ROWS} == {*SPOILED, "folder that may not be read"}
-    assert {*rows("video file")} == {*FILES} and {*rows("mask or")} == {*MASKS}
+    assert {*rows("video file")} == {*FILES} and {*rows("mask of")} == {*MASKS}
 
 
 @pytest.mark.parametrize("kind", SPOILED)
@@ -321,7 +321,9 @@ MASKS = {
     "RGB, RGBA, 16 bit or CMYK": lambda mask, frame, ids: saved(mask, ids.convert("RGBA"), "PNG"),
     "mask that breaks off": lambda mask, frame, ids: overwritten(mask, mask.read_bytes()[:-40]),
     "mask of zero bytes": lambda mask, frame, ids: overwritten(mask, b""),
-    "mask of another size": lambda mask, frame, ids: saved(mask, ids.resize((30, 20), 0), "PNG"),
+    "mask more than 2 px larger or smaller than its frame": lambda mask, frame, ids: saved(
+        mask, ids.resize((30, 20), 0), "PNG"
+    ),
     "mask that marks nothing": lambda mask, frame, ids: saved(mask, ids.point(lambda id: 0), "PNG"),
     "frame that breaks off": lambda mask, frame, ids: overwritten(frame, frame.read_bytes()[:-200]),
     "frame of another size in a video": lambda mask, frame, ids: saved(
@@ -348,7 +350,7 @@ def test_bad_masks_and_frames_in_inference(davis, tmp_path, _cache, monkeypatch,
     monkeypatch.setattr(
         sys, "argv", [str(word) for word in ("infer_vos.py", *words, "--key", "res3", "--device", "cpu")]
     )
-    if rows("mask or")[kind].startswith("read"):
+    if rows("mask of")[kind].startswith("read"):
         infer_vos.main()
         written = sorted((tmp_path / "out/res3_vos/video1").glob("*.png"))
         assert len(written) == 4
