@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launch import check_requirements
@@ -217,6 +219,21 @@ def test_without_tensorboardx_a_run_goes_on_with_a_warning(tmp_path, monkeypatch
     book.close()
     (record,) = caplog.records
     assert "pip install tensorboardX" in record.getMessage() and "a step" in capsys.readouterr().out
+
+
+def test_curves_that_cannot_be_written_are_given_up_with_a_warning(tmp_path, caplog):
+    pytest.importorskip("tensorboardX")
+    book, limits = Logbook(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # as on a full disk
+    try:
+        for step in range(300):
+            book.scalars({"loss": step}, step)
+            book.pictures({"a": np.zeros((3, 8, 8), np.uint8)}, step)
+        book.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (record,) = caplog.records
+    assert f"no more TensorBoard log: {tmp_path} cannot be written" in record.getMessage()
 
 
 def stub(folder, name, script):

@@ -16,22 +16,44 @@ from training.run import NotFinite
 log = logging.getLogger(__name__)
 
 
-class _Silent:
-    """A TensorBoard writer that writes nothing."""
+class _Curves:
+    """tensorboardX's SummaryWriter in a folder, None = none.
+
+    Where the package is missing, or its file cannot be written, it warns once and writes no more.
+    """
+
+    def __init__(self, folder, first_step):
+        self.writer = None
+        if folder is None:
+            return
+        try:
+            from tensorboardX import SummaryWriter
+
+            # Files are named by the second and the machine: with the step, too, a start in the same second overwrites
+            # nothing.
+            self.writer = SummaryWriter(str(folder), purge_step=first_step, filename_suffix=f".{first_step:09d}")
+            # Its thread would end on a full disk, and adding then wait for ever; written here, errors come here.
+            self.events = self.writer.file_writer.event_writer
+            self.events.add_event = self.events._ev_writer.write_event
+        except ImportError:
+            log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
+        except OSError as error:
+            log.warning("no TensorBoard log: %s cannot be written (%s)", folder, error)
 
     def __getattr__(self, name):
-        return lambda *_: None
+        """A method of the writer."""
 
+        def call(*values):
+            if self.writer is None:
+                return
+            try:
+                getattr(self.writer, name)(*values)
+            except OSError as error:
+                log.warning("no more TensorBoard log: %s cannot be written (%s)", self.events.get_logdir(), error)
+                self.events._worker.stop()
+                self.writer, self.events._closed = None, True  # nothing is tried again at the program's end
 
-def _tensorboard(folder, first_step):
-    """tensorboardX's SummaryWriter, or, where the package is missing, a warning and a silent writer."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
-        return _Silent()
-    # Files are named by the second and the machine: with the step, too, a start in the same second overwrites nothing.
-    return SummaryWriter(str(folder), purge_step=first_step, filename_suffix=f".{first_step:09d}")
+        return call
 
 
 class Logbook:
@@ -39,7 +61,7 @@ class Logbook:
 
     def __init__(self, folder, last_step=0):
         """last_step: the steps that the run has taken; TensorBoard hides earlier entries of later steps."""
-        self.writer = _tensorboard(folder, last_step + 1) if folder else _Silent()
+        self.writer = _Curves(folder, last_step + 1)
         self.prints, self.started = bool(folder), time.monotonic()
 
     def line(self, text):
@@ -56,6 +78,7 @@ class Logbook:
         """values: {name: number}."""
         for name, value in values.items():
             self.writer.add_scalar(name, float(value), step)
+        self.writer.flush()
 
     def pictures(self, images, step):
         """images: {name: uint8 RGB [3,H,W]}."""
@@ -144,11 +167,12 @@ def peak_memory(device):
 
 def farewell(run, end, halted):
     """The last words of a run: why it stopped, or its J&F, its files and the command to try its network."""
-    if run.step < end or (halted and run.measured < run.step):
+    root = run.config.validation.root
+    if run.step < end or (halted and root and run.measured < run.step):
         left = "" if run.step < end else ", the last, without its validation"
         return f"stopped by {signal.Signals(halted).name} at step {run.step}{left}; the same command goes on"
     best, layer = run.folder / "best.pth", run.config.validation.layers[0]
-    root, chosen = run.config.validation.root, best if best.exists() else run.last
+    chosen = best if best.exists() else run.last
     option = "" if layer == run.method.extractor.layers[0] else f" --key {layer}"
     told = "J&F not measured"
     if layer in run.score:
