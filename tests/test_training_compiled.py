@@ -55,6 +55,26 @@ def test_a_mistake_of_the_user_is_no_failure_of_the_compiler(monkeypatch, caplog
     assert not [record for record in caplog.records if record.name == "training.compiled"]
 
 
+def test_an_error_after_a_step_that_was_compiled_is_no_failure_of_the_compiler(monkeypatch):
+    calls = []
+
+    def once(function, **_):
+        def call(batch):
+            calls.append(1)
+            if len(calls) > 1:
+                raise RuntimeError("of the loss")
+            return function(batch)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", once)
+    method = made()
+    compile_forward(method)
+    with pytest.raises(RuntimeError, match="of the loss"):
+        losses(method)
+    assert len(calls) == 2
+
+
 @pytest.mark.skipif("SLOW" not in os.environ, reason="takes minutes: SLOW=1")
 def test_losses_by_the_compiler_are_equal_to_rounding(caplog):
     method = made()

@@ -14,17 +14,23 @@ def compile_forward(method: torch.nn.Module) -> None:
     """Compile the forward pass of a method at its first training step; where that fails, warn and do not compile."""
     plain = method.forward
     fast = torch.compile(plain, options={"fallback_random": True})  # the random draws are those of `plain`
+    compiled = False
 
     def forward(batch):
+        nonlocal compiled
         if not method.training:  # a validation is too short to be worth compiling
             return plain(batch)
         try:
             # Compile the backward pass now, too: if it failed later, the run would end.
             with functorch.patch(force_non_lazy_backward_lowering=True):
-                return fast(batch)
-        except UserError:
+                losses = fast(batch)
+            compiled = True
+            return losses
+        except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if compiled:  # it worked, and random numbers may be drawn already
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("optim.compile: torch.compile fails here, and training goes on without it (%s)", reason)
             method.forward = plain
