@@ -1,7 +1,12 @@
 """Mistakes that a person can mend, and how the programs report them."""
 
+import errno
 import functools
 import sys
+from concurrent.futures.process import BrokenProcessPool
+
+#: of a path that cannot be used, wherever it is asked for
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -12,7 +17,10 @@ class UserError(Exception):
 
 
 def reported(main):
-    """Decorator for entry points: UserError -> one message and exit code 2, Ctrl-C -> exit code 130."""
+    """Decorator for entry points: UserError -> one message and exit code 2, Ctrl-C -> exit code 130.
+
+    A path that the system refuses is the user's mistake, too, wherever a program asks for it.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -23,6 +31,14 @@ def reported(main):
             return main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in UNUSABLE:
+                raise
+            print(f"error: {error.filename}: {error.strerror}; name another path, or mend this one", file=sys.stderr)
+            sys.exit(2)
+        except BrokenProcessPool:
+            print("error: a process of this program was killed, as where memory runs out: free some", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
