@@ -49,8 +49,8 @@ def main(argv=None):
     parser = timing.arguments(__doc__, repeats=3)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run")
     parser.add_argument("--data", default="data/sample")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--frames", type=int, help="of the sequence (default: all)")
+    parser.add_argument("--steps", type=timing.count, default=3)
+    parser.add_argument("--frames", type=timing.count, help="of the sequence (default: all)")
     args = parser.parse_args(argv)
     device = devices.pick(args.device)
     lists = [f"data.root={args.data}/JPEGImages/480p", f"data.list={args.data}/ImageSets/2017/train.txt"]

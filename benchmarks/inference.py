@@ -100,7 +100,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--data", default="data/sample", help="data set in DAVIS layout")
     add("--sequence", help="default: the first")
-    add("--frames", type=int, default=30)
+    add("--frames", type=timing.count, default=30)
     add("--checkpoint", default="untrained")
     add("--config", help="with untrained; default: DUL's ResNet-18")
     add("--key", help="feature layer, default: the network's first")

@@ -129,8 +129,8 @@ def compare(title, sequences, repeats):
 def main(argv=None):
     parser = timing.arguments(__doc__, repeats=5)
     parser.add_argument("--annotations", default="data/davis2017/Annotations/480p", help="DIR/<sequence>/<frame>.png")
-    parser.add_argument("--heights", type=int, nargs="+", default=[480, 1080])
-    parser.add_argument("--frames", type=int, default=12, help="of each sequence")
+    parser.add_argument("--heights", type=timing.count, nargs="+", default=[480, 1080])
+    parser.add_argument("--frames", type=timing.count, default=12, help="of each sequence")
     args = parser.parse_args(argv)
     if args.frames < 1:
         raise UserError(f"--frames {args.frames}: must be 1 or more")

@@ -91,7 +91,7 @@ def main(argv=None):
     add("--geometry", nargs="+", choices=workload.GEOMETRIES, default=list(workload.GEOMETRIES))
     add("--cells", nargs=2, type=int, metavar=("H", "W"), help="another grid, 8x8 or more")
     add("--davis", metavar="DIR", help="use features of the first sequence of this data set (DAVIS layout)")
-    add("--threads", type=int, default=2)
+    add("--threads", type=timing.count, default=2)
     args = parser.parse_args(argv)
     if args.cells and min(args.cells) < 8:
         raise UserError(f"--cells {args.cells[0]} {args.cells[1]}: must be 8 or more each")

@@ -102,9 +102,9 @@ def draw(numbers, path):
 def main(argv=None):
     parser = timing.arguments(__doc__, repeats=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["dense", "windowed"])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--length", type=int, default=60, help="frames of the video")
-    parser.add_argument("--heights", type=int, nargs="+", choices=GRIDS, default=list(GRIDS))
+    parser.add_argument("--threads", type=timing.count, default=2)
+    parser.add_argument("--length", type=timing.count, default=60, help="frames of the video")
+    parser.add_argument("--heights", type=timing.count, nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--out", default="docs", metavar="DIR")
     args = parser.parse_args(argv)
     timing.require_matplotlib()

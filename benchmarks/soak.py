@@ -185,11 +185,11 @@ def round_(data, folder, seconds, draw, counts, end):
 
 
 def left_behind(folder):
-    """Processes that work in a folder, and hidden files in it."""
+    """Processes that work in a folder, and hidden files in it, but for the locks of run folders."""
     time.sleep(6)  # torch's workers look every 5 seconds whether their parent lives
     lines = {pid: Path(f"/proc/{pid}/cmdline") for pid in filter(str.isdecimal, os.listdir("/proc"))}
     alive = [pid for pid, line in lines.items() if line.exists() and str(folder) in line.read_text(errors="replace")]
-    return [f"process {pid}" for pid in alive] + [str(path) for path in folder.rglob(".*")]
+    return [f"process {pid}" for pid in alive] + [str(path) for path in folder.rglob(".*") if path.name != ".lock"]
 
 
 def usage(pid):

@@ -109,12 +109,12 @@ def machine(device: torch.device) -> str:
 def arguments(doc: str, repeats: int) -> argparse.ArgumentParser:
     """A parser with the option --repeats that shows the docstring of a benchmark."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=_count, default=repeats, help="runs of each way (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=repeats, help="runs of each way (default: %(default)s)")
     return parser
 
 
-def _count(text):
-    """A number of runs, 1 or more."""
+def count(text: str) -> int:
+    """A number for an option: 1 or more."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
     return number
