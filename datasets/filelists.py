@@ -67,7 +67,7 @@ def video_files(root: Path) -> Found:
 def davis(root: Path, split: str) -> Found:
     """`flag image mask` a line, with every mask, so that infer_vos.py measures J&F, and no sequence without frames."""
     path = root / "ImageSets" / "2017" / f"{split}.txt"
-    names = path.read_text().split() if path.is_file() else []
+    names = vos_sequences.text_of(path).split() if path.is_file() else []
     here = [name for name in names if (root / "JPEGImages" / "480p" / name).is_dir()]
     return inference(root, vos_sequences.davis(root, split, here or None, births=True))
 
@@ -87,7 +87,12 @@ def inference(root: Path, sequences: list[VosSequence]) -> Found:
 
 
 def quoted(name: str) -> str:
-    """A name for a list: in quotes where it holds white space, a comma, a quote or a #."""
+    """A name for a list: in quotes where it holds white space, a comma, a quote or a #.
+
+    Raises UserError for a name that no list can hold.
+    """
+    if ("'" in name and '"' in name) or name.splitlines() != [name] or name.encode(errors="replace").decode() != name:
+        raise UserError(f"the name {name!r} cannot stand in a list (both quotes, a line break, or no UTF-8): rename it")
     if not any(sign.isspace() or sign in "\"',#" for sign in name):
         return name
     return f"'{name}'" if '"' in name else f'"{name}"'
@@ -115,9 +120,6 @@ def write(name: str, part: Part, root: Path, out: Path) -> str:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; data/README.md says where the data come from")
     lines, videos = part.found(folder)
-    for line in lines:
-        if line.encode(errors="replace").decode() != line:
-            raise UserError(f"{folder}: the name {line!r} is no UTF-8 text; rename it")
     path = out / f"{name}_{part.name}.txt"
     with replacing(path) as new:
         new.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -166,7 +166,7 @@ def cached(root: Path, kind: str) -> Iterator[dict]:
 def _cache_path(root, kind):
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     real = os.path.realpath(root)
-    digest = hashlib.sha256(real.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
     return Path(home) / "dense-video-learning" / f"{os.path.basename(real)}-{digest}.{kind}.{CACHE_FORMAT}.json"
 
 

@@ -144,7 +144,7 @@ def davis(root: str | Path, split: str = "val", names: list[str] | None = None, 
             f"{path}: missing; {root} must be in DAVIS layout: ImageSets/2017/{split}.txt, "
             "JPEGImages/480p/<sequence>/, Annotations/480p/<sequence>/"
         )
-    known = _text(path, "expected one name a line").split()
+    known = text_of(path).split()
     if not known:
         raise UserError(f"{path}: names no sequence; expected one name a line")
     for name in known:
@@ -220,7 +220,7 @@ def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -
     """
     file, root = Path(file), Path(root)
     videos: dict[Path, list] = {}
-    for number, line in enumerate(_text(file, "name a text file").splitlines(), 1):
+    for number, line in enumerate(text_of(file, "name a text file").splitlines(), 1):
         if not line.strip():
             continue
         flag, image, mask = _columns(line, f"{file}:{number}")
@@ -235,7 +235,8 @@ def listed(file: str | Path, root: str | Path, names: list[str] | None = None) -
     return [_listed(file, folders[name], videos[folders[name]]) for name in _chosen(list(folders), names)]
 
 
-def _text(path, advice):
+def text_of(path: Path, advice: str = "expected one name a line") -> str:
+    """The text of a list, UTF-8 with or without a byte-order mark.  Raises UserError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:

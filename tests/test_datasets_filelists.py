@@ -31,7 +31,7 @@ def write_davis(root, names, split, frames=3):
         for t in range(frames):
             write_indexed(root / f"Annotations/480p/{name}/{t:05d}.png", np.full((16, 24), t % 2 + 1, np.uint8))
     (root / "ImageSets/2017").mkdir(parents=True)
-    (root / f"ImageSets/2017/{split}.txt").write_text("\n".join(names))
+    (root / f"ImageSets/2017/{split}.txt").write_text("\n".join(names), encoding="utf-8-sig")  # with a byte-order mark
 
 
 def test_a_list_of_frame_folders_is_read_by_training(tmp_path, called):
@@ -100,10 +100,11 @@ def test_nothing_is_written_of_what_is_not_there(tmp_path, called):
     for name in ("kinetics", "charades"):
         code, told = made(called, name, tmp_path / "empty", tmp_path / "lists")
         assert code == 2 and "found" in told
-    (tmp_path / "empty/emu\udcff").mkdir()
-    (tmp_path / "empty/emu\udcff/0.jpg").write_bytes(b"")
-    code, told = made(called, "kinetics", tmp_path / "empty", tmp_path / "lists")
-    assert code == 2 and "no UTF-8 text; rename it" in told
+    for number, (name, shown) in enumerate({"emu\udcff": "udcff", 'it\'s "x"': "it", "a\nb": r"a\nb"}.items()):
+        (tmp_path / f"{number}" / name).mkdir(parents=True)
+        (tmp_path / f"{number}" / name / "0.jpg").write_bytes(b"")
+        code, told = made(called, "kinetics", tmp_path / f"{number}", tmp_path / "lists")
+        assert code == 2 and "cannot stand in a list" in told and shown in told
     assert not (tmp_path / "lists").exists()
 
 
