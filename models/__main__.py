@@ -24,11 +24,13 @@ def main() -> None:
     parser.add_argument("checkpoint", help="best.pth or last.pth of a run; for a program, any network of infer_vos.py")
     parser.add_argument("file", help="FILE.safetensors (its SHA-256 goes into SHA256SUMS beside it) or FILE.pt2")
     parser.add_argument("--key", metavar="LAYER", help="of a program (default: the network's first)")
-    parser.add_argument("--size", type=size_of, default="848x480", help="of a vision transformer's frames")
+    parser.add_argument("--size", type=size_of, help="of a vision transformer's frames in a program (default: 848x480)")
     args = parser.parse_args()
     if args.file.endswith(".pt2"):
-        write(export(load(args.checkpoint), args.key, args.size), args.file)
+        write(export(load(args.checkpoint), args.key, args.size or (480, 848)), args.file)
     elif args.file.endswith(".safetensors"):
+        if args.key or args.size:
+            raise UserError(f"{args.file}: weights serve every layer and size; leave --key and --size out")
         give_away(args.checkpoint, args.file)
     else:
         raise UserError(f"{args.file}: must end in .safetensors (weights) or .pt2 (a program of torch.export)")
