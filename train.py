@@ -24,8 +24,8 @@ from datasets import clip
 from training.compiled import compile_forward
 from training.evaluators import Validation, aside
 from training.logbook import Logbook, Meter, farewell, report
-from training.run import Run
-from training.step import step
+from training.run import Run, claim
+from training.step import fitting, step
 from training.stop import Stop, Stopped
 
 log = logging.getLogger(__name__)
@@ -61,10 +61,12 @@ def train(run, loader, validation, book):
         def settle():
             """Validate and save where this is due after a step.  Returns whether to stop."""
             due = lambda steps: run.step % steps == 0 or run.step == end
+            complete = True
             if run.measured < run.step and due(every):  # a validation that a signal ended is still due
-                validation.measure(run, book, stop)
+                complete = validation.measure(run, book, stop)
                 meter.clear()
-            halt = agreement.any(stop.signal is not None)
+            # Of a validation that is left out all know at once; it is due at this step alone.
+            halt = agreement.any(stop.signal is not None) or not complete
             if config.log.keep_every_epochs and run.step % (config.log.keep_every_epochs * epoch) == 0:
                 run.save_network(f"epoch{run.step // epoch:04d}.pth")
             if due(config.log.checkpoint_steps) or halt:
@@ -135,6 +137,7 @@ def main():
     for layer in config.validation.layers:
         method.extractor.require_layer(layer, "validation.layers")  # an error now, not after the first epochs
     fresh = models.initialise(method, args.init) if args.init and not first else []
+    lock = claim(folder)
     run = Run(method, config, folder, device, args.init)
     if config.optim.checkpointing:
         models.recompute(run.method)
@@ -156,12 +159,13 @@ def main():
     if fresh:
         book.line(f"{args.init} lacks {len(fresh)} weights, which start at random: {', '.join(fresh[:4])}, ...")
     try:
-        with distributed.peers():
+        with distributed.peers(), fitting(run):
             halted = train(run, loader, validation, book)
         book.event(farewell(run, last_step(config, loader), halted), run.step)
     finally:
         book.close()
         distributed.stop()
+        lock.close()
     if halted:
         sys.exit(128 + halted)
 

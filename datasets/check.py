@@ -31,8 +31,9 @@ from core.schedule import Progress
 from core.schema import RunConfig
 from datasets import clip
 from datasets.readers import UnreadableFrame, VideoReader
+from training.compiled import compile_forward
 from training.run import Run
-from training.step import gradients
+from training.step import fitting, gradients
 
 #: How many training samples the sheet shows, how many frames of each, and how many details are printed below a line.
 SHOWN, COLUMNS, NAMED = 6, 8, 10
@@ -208,15 +209,16 @@ def measured_step(config: RunConfig, loader: clip.ClipLoader, samples: list[dict
     size, epoch = config.data.batch_size, loader.steps_per_epoch
     batch = default_collate((samples * -(-size // len(samples)))[:size])
     run, seconds = Run(models.build(config), config, ".", device), 0.0
+    if config.optim.checkpointing:
+        models.recompute(run.method)
+    if config.optim.compile:
+        compile_forward(run.method)
     run.method.train()
     for _ in range(2):  # the first is slower
         started = time.perf_counter()
-        try:
+        with fitting(run):
             losses = gradients(run, run.method, batch, Progress(0, epoch, config.schedule.epochs * epoch))
             losses["total"].item()  # waits for the device
-        except torch.OutOfMemoryError:
-            cure = "lower data.batch_size, or raise data.accumulate"
-            raise UserError(f"data.batch_size = {size}: a step needs more memory than {device} has; {cure}") from None
         seconds = time.perf_counter() - started
         if seconds > PATIENCE:
             break

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 import models
 import train
-from core import checkpoint
+from core import checkpoint, distributed
 from core.errors import UserError
 from datasets.readers.frames import read_frame
 from models.backbones.resnet import ResNet
@@ -25,7 +25,7 @@ from models.methods import dul
 from tests.programs import ROOT, Program
 from tests.small import write_davis, write_videos
 from training.evaluators import Validation
-from training.run import Run
+from training.run import Run, claim
 
 SMALL = """
 method: {name: dul, embedding: 16, temperature: 0.05, anchor_grid: 4, cross_grid: 2,
@@ -104,6 +104,8 @@ def test_kill_minus_9_loses_nothing(project):
     assert run(config, runs / "whole", "--set", "log.checkpoint_steps=2")[0] == 0
     process = start(config, runs / "killed", "--set", "log.checkpoint_steps=2")
     process.until("step 3/")
+    code, _, err = run(config, runs / "killed", "--set", "log.checkpoint_steps=2")
+    assert code == 2 and "killed: another training writes here" in err
     process.signal(signal.SIGKILL)
     assert process.ended()[0] == -signal.SIGKILL
     code, out, err = run(config, runs / "killed")
@@ -192,6 +194,54 @@ def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
     assert first.best == {"res4": 60.0}
     second.restore(first.last)  # the second run has no best.pth yet
     assert second.best == {}
+
+
+def test_best_scores_are_of_one_way_to_measure(project, tmp_path):
+    def scores(*changes):
+        config = models.read_config(project[0], ["validation.root=a", "validation.layers=[res4, key]", *changes])
+        run = Run(models.build(config), config, tmp_path, torch.device("cpu"))
+        if not run.last.exists():
+            run.save_best("res4", 60.0)
+            run.save()
+        run.restore(run.last)
+        return run.best
+
+    for same in (f"validation.root={os.path.abspath('a')}", "validation.root=null", "validation.every_epochs=9"):
+        assert scores(same) == {"res4": 60.0}
+    for other in ("validation.root=b", "validation.sequences=[dog]", "validation.layers=[key]", "propagation.top_k=9"):
+        assert scores(other) == {}
+
+
+def test_a_step_without_memory_is_told(project, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(train, "step", too_large)
+    code, _, err = run(project[0], project[1] / "a")
+    assert code == 2 and "data.batch_size = 2: a step needs more memory than cpu has" in err
+
+
+def test_a_validation_that_is_left_out_ends_the_run_at_its_step(project, davis, monkeypatch):
+    """With several processes, which learn of a signal one step later."""
+
+    class Later(distributed.Agreement):
+        def any(self, flag):
+            before, self._said = bool(self._said), flag
+            return before
+
+        def last(self):
+            return bool(self._said)
+
+    def ended(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    monkeypatch.setattr(distributed, "Agreement", Later)
+    monkeypatch.setattr(Validation, "measure", ended)
+    config, runs = project
+    assert run(config, runs / "a", *settings(validation__root=davis))[0] == 128 + signal.SIGTERM
+    kept = checkpoint.load(runs / "a" / "last.pth")
+    assert (kept["step"], kept["measured"]) == (3, 0)
 
 
 def test_a_damaged_training_state_is_named(project, tmp_path):
@@ -418,8 +468,8 @@ def test_init_starts_a_new_run_from_weights(project, monkeypatch):
 def test_a_start_removes_half_written_checkpoints(tmp_path):
     (tmp_path / ".last.pth.123").write_bytes(b"half")
     (tmp_path / "last.pth").write_bytes(b"whole")
-    Run(torch.nn.Linear(2, 2), models.read_config(ROOT / "configs/sample.yaml"), tmp_path, torch.device("cpu"))
-    assert os.listdir(tmp_path) == ["last.pth"]
+    claim(tmp_path).close()
+    assert sorted(os.listdir(tmp_path)) == [".lock", "last.pth"]
 
 
 def test_the_configuration_that_ran_is_kept(project):

@@ -55,6 +55,11 @@ class Validation:
             if sequence.length < 3:
                 raise UserError(f"{self.annotations / sequence.name}: validation needs 3 frames or more")
             sequence.given()
+        if max(sequence.length for sequence in self.sequences) < config.clip.frames:
+            raise UserError(
+                f"validation.root = {root}: no sequence has the {config.clip.frames} frames of a clip (clip.frames); "
+                "name another set or other validation.sequences, or null for none"
+            )
         spread = {"gap": self.settings.clips_gap, "step": config.clip.step or "whole"}
         clip = dataclasses.replace(config.clip, **spread, fps=None, clips_per_video=1)
         clips = ClipDataset(vos_sequences.SequenceReader(self.sequences), clip, views, config.seed)
@@ -65,7 +70,8 @@ class Validation:
     def measure(self, run, book, stop):
         """Measure, log, and save the network where J&F is the highest so far.
 
-        A signal ends the validation early.  Then nothing is logged, and the validation is due again.
+        Returns False where a signal, to any process, ended the validation early.  Then nothing is logged, and it is due
+        again.
         """
         run.score = {}  # an earlier one is not of this step
         if self.sequences:
@@ -74,7 +80,7 @@ class Validation:
             shares = distributed.gathered(self.share(run, stop))
             if None in shares:
                 book.line("the validation is left out; it comes first when the run goes on")
-                return
+                return False
             losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
             for layer in self.settings.layers:
                 objects = [one for each in self.sequences for one in scores[layer, each.name]]
@@ -89,7 +95,8 @@ class Validation:
             for layer, score in run.score.items():
                 if score > run.best.get(layer, -1):
                     run.save_best(layer, score)
-        run.measured = run.step
+            run.measured = run.step
+        return True
 
     def share(self, run, stop):
         """{batch: losses}, {(layer, sequence): scores} and {name: picture} of this process; None after a signal."""

@@ -1,6 +1,10 @@
 """The state of a training run: everything that changes step by step, saved and restored as one."""
 
+import errno
+import fcntl
+import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -27,6 +31,31 @@ class NotFinite(UserError):
         super().__init__(f"step {run.step}: {', '.join(names)} is NaN or infinite; {good}; {advice}")
 
 
+def claim(folder: Path) -> IO[str]:
+    """Make a run folder and remove what a killed program left half-written there.  Returns its lock, an open file.
+
+    Raises UserError where another training holds the lock, and where the folder cannot be written.
+    """
+    if distributed.rank() > 0:
+        return open(os.devnull)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error})") from error
+    try:
+        # POSIX's lock: the workers that read data do not inherit it, so that it ends with its program.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # else there are no locks here
+            raise UserError(
+                f"{folder}: another training writes here; wait for its end, or name another folder"
+            ) from None
+    for part in folder.glob(".*.pth.[0-9]*"):
+        part.unlink(missing_ok=True)
+    return lock
+
+
 class Run:
     """Everything that changes during training; saved and restored as one.
 
@@ -51,9 +80,6 @@ class Run:
         self.bad_clips, self.bad_files, self.bad_before, self.unread = 0, 0, 0, None
         self.starts, self.processes = 1, distributed.world_size()
         self.revision = checkpoint.git_revision(ROOT)
-        if distributed.rank() == 0:
-            for part in self.folder.glob(".*.pth.[0-9]*"):  # a program that was killed while it saved has left these
-                part.unlink(missing_ok=True)
 
     def reseed(self):
         """Seed torch's random numbers by seed, step and rank, so that no checkpoint needs their state."""
@@ -146,7 +172,9 @@ class Run:
         counts, scores = (self.step, self.bad_before, self.measured), (*self.best.values(), *self.score.values())
         if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(n, float) for n in scores):
             raise ValueError("counts and scores must be numbers")
-        if not (self.folder / "best.pth").exists():  # the state of another folder, where its best.pth stays
+        other = not (self.folder / "best.pth").exists()  # the state of another folder, where its best.pth stays
+        then, now = _measured(content["config"]), _measured(as_plain(self.config))
+        if other or (then != now and then[0] and now[0]):  # without a validation set nothing is measured
             self.best, self.score = {}, {}
         self.starts, self.processes = content.get("starts", 1) + 1, content.get("processes", self.processes)
         if not all(isinstance(n, int) and n >= 1 for n in (self.starts, self.processes)):
@@ -166,6 +194,13 @@ class Run:
     @property
     def last(self):
         return self.folder / "last.pth"
+
+
+def _measured(config):
+    """What the J&F of a configuration is measured on and by, and the layer that chooses best.pth."""
+    validation = config["validation"]
+    root = validation["root"] and os.path.realpath(validation["root"])
+    return root, validation["sequences"], validation["layers"][0], config.get("protocol"), config.get("propagation")
 
 
 def _same_run(saved, config, path):

@@ -1,10 +1,26 @@
 """One step of the optimiser, with the gradients of a batch, which is computed at once or part by part."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
 
 from core import schedule
 from core.devices import autocast
+from core.errors import UserError
 from training import optim
+
+
+@contextmanager
+def fitting(run) -> Iterator[None]:
+    """Inside, too little memory on the device is a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"data.batch_size = {run.config.data.batch_size}: a step needs more memory than {run.device} has; lower "
+            "data.batch_size, raise data.accumulate, or set optim.checkpointing=true"
+        ) from None
 
 
 def step(run, model, batch, progress):
