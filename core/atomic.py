@@ -1,8 +1,9 @@
 """Writing files whole or not at all."""
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.errors import UserError
@@ -26,3 +27,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+@contextmanager
+def locked(folder: Path, told: Path) -> Iterator[None]:
+    """Inside, no other program is inside with the same folder, which is made; it gets a UserError that names `told`.
+
+    The lock ends with its program.  Where the system has no locks, nothing is locked.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(
+                f"{told}: another program writes here now; wait for its end, or name another place"
+            ) from None
+        except OSError:
+            break
+        with suppress(OSError):  # the program before may have renamed or removed the folder
+            if os.path.samestat(os.stat(folder), os.fstat(lock)):
+                break
+        os.close(lock)
+    try:
+        yield
+    finally:
+        os.close(lock)

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core import movies
-from core.atomic import replacing
+from core.atomic import locked, replacing
 from core.errors import UserError
 from core.palette import ids_in, overlay, write_indexed, write_picture
 from labelprop import pipeline
@@ -144,21 +144,27 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
     masks and overlays of them are in given/ from the start.  Complete results of the same origin are left as they are.
     Raises UserError as `finished` does.
     """
-    if finished(out, origin, task.video.path, overwrite):
-        print(f"finished before: {out / OVERLAY}; --overwrite does it again")
-        return
-    write_record(out, origin, None)
-    try:
-        write_given(task, out / GIVEN)
-        tracker = tracker.adapted(task.length, task.frame)
-        results = carried(task.frames(), tracker, task.given())
-        count = write_results(results, task, tracker, out)
-    except BaseException as error:
-        clear(out)
-        if not isinstance(error, Exception):
-            print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
-        raise
-    write_record(out, origin, count)
+    with ExitStack() as stack:
+        with named(out, "written to"):
+            stack.enter_context(locked(out, out))
+        again = (out / RECORD).exists()
+        if finished(out, origin, task.video.path, overwrite):
+            print(f"finished before: {out / OVERLAY}; --overwrite does it again")
+            return
+        if again:  # the masks that were given then
+            remove(out / GIVEN)
+        write_record(out, origin, None)
+        try:
+            write_given(task, out / GIVEN)
+            tracker = tracker.adapted(task.length, task.frame)
+            results = carried(task.frames(), tracker, task.given())
+            count = write_results(results, task, tracker, out)
+        except BaseException as error:
+            clear(out)
+            if not isinstance(error, Exception):
+                print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
+            raise
+        write_record(out, origin, count)
     print(f"masks: {out / MASKS}\nto watch: {out / OVERLAY}, {out / PREVIEW}\nwhere objects are: {out / OBJECTS}")
 
 

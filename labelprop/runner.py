@@ -9,14 +9,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from core.atomic import replacing
+from core.atomic import locked, replacing
 from core.errors import UserError
 from core.palette import overlay, read_ids, write_indexed, write_picture
 from labelprop import pipeline
@@ -205,19 +205,23 @@ def whole_folder(place: Path) -> Iterator[Path]:
     On an error `part` is removed and an earlier folder at place stays.  A parent folder that is empty then is removed.
     """
     part, old = (place.with_name(f".{place.name}.{suffix}") for suffix in ("part", "old"))
-    remove(part, old)  # a killed program may have left them
-    with named(part, "made"):
-        part.mkdir(parents=True)
-    try:
-        yield part
-        with named(place, "replaced"):
-            if place.exists():
-                place.rename(old)
-            part.rename(place)
-    finally:
-        remove(part, old)
-        with suppress(OSError):
-            place.parent.rmdir()
+    with ExitStack() as stack:
+        with named(part, "made"):
+            stack.enter_context(locked(part, place))
+            remove(old, *part.iterdir())  # a killed program may have left them
+        try:
+            yield part
+            with named(place, "replaced"):
+                if place.exists():
+                    place.rename(old)
+                part.rename(place)
+            remove(old)
+        except BaseException:
+            remove(part)
+            raise
+        finally:
+            with suppress(OSError):
+                place.parent.rmdir()
 
 
 @contextmanager
@@ -229,9 +233,14 @@ def named(path, done):
         raise UserError(f"{path}: cannot be {done} ({error.strerror}); choose another --out") from error
 
 
-def remove(*folders):
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def remove(*paths):
+    """Remove folders and files, as far as this is possible."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
 
 
 def recorded(path: Path, origin: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.atomic import locked
 from core.errors import UserError
 from core.palette import read_ids
 from labelprop import Tracker, follow
@@ -145,7 +146,11 @@ def test_a_second_run(tracker, task, tmp_path, capsys):
     (tmp_path / "masks/00003.png").unlink()
     follow.run(task, tracker, tmp_path, {"name": "a"})
     assert content(tmp_path) == before
+    (tmp_path / "given/00099.png").write_bytes(b"of a mask that is not given any more")
+    with locked(tmp_path, tmp_path), pytest.raises(UserError, match="another program writes here"):
+        follow.run(task, tracker, tmp_path, {"name": "b"}, overwrite=True)
     follow.run(task, tracker, tmp_path, {"name": "b"}, overwrite=True)
+    assert not (tmp_path / "given/00099.png").exists()
     assert json.loads((tmp_path / "origin.json").read_text()) == {"name": "b", "frames": 8}
 
 

@@ -195,6 +195,14 @@ def test_results_without_a_record_are_done_again(tmp_path, capsys):
         assert "no record of the masks given: done again" in capsys.readouterr().out and files(tmp_path) == before
 
 
+def test_one_program_at_a_time_writes_a_folder(tmp_path):
+    with runner.whole_folder(tmp_path / "one") as part:
+        (part / "a").write_text("")
+        with pytest.raises(UserError, match="one: another program writes here"), runner.whole_folder(tmp_path / "one"):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["one", "a"]
+
+
 @pytest.mark.parametrize("renames", range(5))
 def test_a_kill_while_results_are_replaced_leaves_no_record_that_claims_too_much(tmp_path, monkeypatch, renames):
     """Stop before each of the five renames: two for the overlays, two for the masks, one for the record."""
