@@ -3,6 +3,7 @@
 Close the generators `in_order` and `ahead` (contextlib.closing): this ends their threads.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -47,12 +48,24 @@ def ahead(items: Generator, depth: int) -> Generator:
                 del item
 
 
+_lock, _pools, _cores = threading.Lock(), 0, 0
+
+
 @contextmanager
 def one_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of threads in which torch computes on one core each."""
+    # The pool's threads also set the number that threads started later begin with, until it is set back: a thread that
+    # begins meanwhile, and opens a pool itself, takes the number from before the first of all pools.
+    global _pools, _cores
+    with _lock:
+        now = torch.get_num_threads()  # a thread's first call takes over what was set last, and must come first
+        _cores = _cores if _pools else now
+        _pools += 1
+        torch.set_num_threads(_cores)
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        # The pool's threads have also set the number that threads started later begin with: set it back.
-        torch.set_num_threads(torch.get_num_threads())
+        with _lock:
+            _pools -= 1
+            torch.set_num_threads(_cores)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from labelprop.pipeline import ahead, in_order
+from labelprop.pipeline import ahead, in_order, one_core_threads
 from labelprop.video import landed
 from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
@@ -85,6 +85,22 @@ def test_the_caller_keeps_its_threads_and_so_do_threads_started_later():
     with ThreadPoolExecutor(1) as pool:
         later = pool.submit(torch.get_num_threads).result()
     assert (inside, torch.get_num_threads(), later) == ([1], 2, 2)
+    # A thread that begins while another's pool is there, and whose own pool outlives it.
+    first, others = one_core_threads(1), []
+    first.__enter__().submit(int).result()
+
+    def second():
+        with one_core_threads(1) as pool:
+            pool.submit(int).result()
+            others.append(torch.get_num_threads())
+            first.__exit__(None, None, None)
+        others.append(torch.get_num_threads())
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(second).result()
+    with ThreadPoolExecutor(1) as thread:
+        others.append(thread.submit(torch.get_num_threads).result())
+    assert others == [2, 2, 2]
 
 
 def test_in_order_is_bounded_whatever_finishes_first():
