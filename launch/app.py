@@ -8,15 +8,19 @@ import argparse
 import os
 import shutil
 import signal
+import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gradio as gr
+import httpx
 
 import models
+from core.atomic import locked
 from core.errors import UserError, reported
 from launch.page.handlers import SIZES, Page
 
@@ -78,8 +82,8 @@ def build(page: Page) -> gr.Blocks:
         upload.upload(page.upload, upload, [canvas, t, status, *files], **whole)
         gr.on([named.click, path.submit], page.open, path, [canvas, t, status, *files], **whole)
         t.input(page.browse, t, canvas, trigger_mode="always_last", **whole)
-        canvas.input(page.drawn, trigger_mode="multiple", **whole)
-        canvas.select(page.boxed, None, canvas, **whole)
+        canvas.input(page.drawn, None, files, trigger_mode="multiple", **whole)
+        canvas.select(page.boxed, None, [canvas, *files], **whole)
         follow.click(page.follow, [t, size], [canvas, t, status, *files], trigger_mode="multiple", **whole)
         stop.click(page.stop, **whole)
         write.click(page.write, None, [status, *files], trigger_mode="multiple", **whole)
@@ -90,20 +94,18 @@ def build(page: Page) -> gr.Blocks:
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
     """A new folder below `folder`, removed at the end.  Folders that killed programs left are removed, too."""
-    for left in folder.glob("page-*"):
-        with suppress(ValueError, PermissionError):
-            try:
-                os.kill(int(left.name.removeprefix("page-")), 0)
-            except ProcessLookupError:
-                shutil.rmtree(left, ignore_errors=True)
-    own, new = folder.absolute() / f"page-{os.getpid()}", not folder.exists()
-    shutil.rmtree(own, ignore_errors=True)  # of a killed program with the same number, as they come in containers
+    new = not folder.exists()
     try:
-        own.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob("open-page-*"):
+            with suppress(UserError), locked(left, left):  # a page that is open has the lock
+                shutil.rmtree(left, ignore_errors=True)
+        own = Path(tempfile.mkdtemp(prefix="open-page-", dir=folder.absolute()))
     except OSError as error:
         raise UserError(f"--folder {folder}: cannot be written ({error.strerror})") from error
     try:
-        yield own
+        with locked(own, own):
+            yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
         if new:
@@ -117,14 +119,17 @@ def served(page: Page, host: str, port: int | None) -> Iterator[str]:
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(page.folder / "received")}
     gr.set_static_paths([page.folder / "pages"])  # films are sent from there, without a copy that would stay
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    here = [*filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost", host))]
+    os.environ["no_proxy"] = ",".join(here)  # the page asks itself whether it is there
     blocks = build(page)
     try:
+        socket.getaddrinfo(host, port)  # of an unknown host each port would be tried
         _, address, _ = blocks.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, footer_links=[], theme=theme, quiet=True,
             prevent_thread_lock=True, css=CSS,
         )  # fmt: skip
         yield address
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, httpx.HTTPError, httpx.InvalidURL) as error:
         wanted = f"--host {host}" + (f" --port {port}" if port is not None else "")
         raise UserError(f"{wanted}: cannot be listened on; choose a free port, 1 to 65535, of this machine") from error
     finally:
@@ -136,7 +141,7 @@ def served(page: Page, host: str, port: int | None) -> Iterator[str]:
 @reported
 def main():
     args = parse()
-    local = args.host in ("localhost", "127.0.0.1", "::1")
+    local = args.host in ("localhost", "127.0.0.1")
     with emptied(Path(args.folder)) as folder:
         page = Page(models.load(args.checkpoint), folder, args.key, args.device, paths=local)
         with served(page, args.host, args.port) as address:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import time
 import zipfile
 from dataclasses import replace
@@ -240,7 +239,7 @@ def test_the_picture_tells_the_mask_exactly(page, clip):
     page.open(str(clip), request)
     ids = rng.integers(0, 4, SIZE, dtype=np.uint8)
     told = handlers.picture(3, np.zeros((*SIZE, 3), np.uint8), ids)
-    page.drawn(SimpleNamespace(t=3, w=told["width"], h=told["height"], ids=told["ids"]), request)
+    page.drawn(SimpleNamespace(t=3, w=told["width"], h=told["height"], ids=told["ids"], serial=1), request)
     assert (page.sessions["a"].ids(3) == ids).all()
     assert (
         handlers.picture(0, np.zeros((2, 3, 3), np.uint8), np.array([[0, 0, 7], [7, 7, 0]], np.uint8))["ids"]
@@ -249,12 +248,13 @@ def test_the_picture_tells_the_mask_exactly(page, clip):
 
 
 def test_the_folder_is_emptied_and_nothing_else(tmp_path):
-    dead = tmp_path / "page-4194999"  # above the highest process id
-    namesake = tmp_path / f"page-{os.getpid()}"
-    for folder in (dead, namesake / "a", tmp_path / "page-mine", tmp_path / "other"):
+    dead = tmp_path / "open-page-abc"
+    for folder in (dead / "a", tmp_path / "page-mine", tmp_path / "other"):
         folder.mkdir(parents=True)
     with app.emptied(tmp_path) as own:
         (own / "a").mkdir()
+        with app.emptied(tmp_path) as second:  # of another program
+            assert (own / "a").exists() and second != own
         assert not dead.exists() and {path.name for path in tmp_path.iterdir()} == {own.name, "page-mine", "other"}
     assert {path.name for path in tmp_path.iterdir()} == {"page-mine", "other"}
     with app.emptied(tmp_path / "new"):

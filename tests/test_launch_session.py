@@ -183,3 +183,24 @@ def test_another_video_and_the_end_leave_nothing(session):
     session.draw(0, session.video.truth[0])
     session.close()
     assert not session.folder.exists()
+
+
+def test_a_drawing_that_comes_after_its_successor_is_left_out(session):
+    early, late = np.zeros((2, *session.shown(0)[1].shape), np.uint8)
+    early[:20], late[:30] = 1, 2
+    session.draw(0, late, serial=5)
+    session.draw(0, early, serial=4)
+    session.draw(1, early, serial=4)  # another frame
+    assert [set(np.unique(session.ids(t))) for t in (0, 1)] == [{0, 2}, {0, 1}]
+
+
+def test_files_are_out_of_date_where_something_is_drawn_while_they_are_written(session):
+    session.draw(0, session.video.truth[0])
+    list(session.write())
+    assert session.written
+    steps = session.write()
+    next(steps)
+    assert session.written is None  # the files before are gone
+    session.draw(0, np.zeros_like(session.video.truth[0]))
+    list(steps)
+    assert session.written is None

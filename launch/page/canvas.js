@@ -1,11 +1,11 @@
 // The frame with its mask, to draw on.  gr.HTML runs this once with `element`, `props`, `trigger` and `watch`.
 // props.value, from Python: frame (address of a picture), width, height, ids (run lengths "id*count id*count ..."), t,
-// drawable, colours ([id] -> [r, g, b]).  To Python: trigger("input", {t, w, h, ids}) when something was drawn, and
-// trigger("select", {t, id, box: [x, y, w, h]}) when a box was.
+// drawable, fresh (of another video), colours ([id] -> [r, g, b]).  To Python: trigger("input", {t, w, h, ids, serial})
+// when something was drawn, and trigger("select", {t, id, box: [x, y, w, h]}) when a box was.
 const find = (selector) => element.querySelector(selector);
 const canvas = find(".mask"), pen = canvas.getContext("2d"), before = [];  // masks to go back to
 const tints = new Uint32Array(256);  // of each id, the four bytes of a pixel
-let ids = new Uint8Array(0), shown = -1, pixels = null, tool = "brush", object = 1, start = null, last = null;
+let ids = new Uint8Array(0), sent = 0, shown = -1, pixels = null, tool = "brush", object = 1, start = null, last = null;
 
 function packed() {
   const runs = [];
@@ -73,7 +73,7 @@ function show() {
   ids = new Uint8Array(value.width * value.height);
   unpack(value.ids);
   new Uint8Array(tints.buffer).set(value.colours.flatMap((colour, id) => [...colour, id ? 140 : 0]));
-  if (value.t !== shown) before.length = 0;
+  if (value.t !== shown || value.fresh) before.length = 0;
   shown = value.t;
   start = null;
   paint();
@@ -88,7 +88,7 @@ function place(event) {
 function changed() {
   paint();
   buttons();
-  trigger("input", { t: props.value.t, w: canvas.width, h: canvas.height, ids: packed() });
+  trigger("input", { t: props.value.t, w: canvas.width, h: canvas.height, ids: packed(), serial: ++sent });
 }
 
 function boxed(a, b) {

@@ -98,7 +98,7 @@ class Page:
             if video.remark:
                 status += f" The file {video.remark}."
             slider = gr.Slider(0, max(1, video.count - 1), 0, interactive=video.count > 1)
-            return picture(0, *session.shown(0)), slider, html.escape(status), *files(session)
+            return picture(0, *session.shown(0)) | {"fresh": True}, slider, html.escape(status), *files(session)
 
     def browse(self, t: int, request: gr.Request):
         """-> picture"""
@@ -106,21 +106,23 @@ class Page:
             return picture(t, *self.opened(request).shown(t))
 
     def drawn(self, event: gr.EventData, request: gr.Request):
-        """Keep the drawing."""
+        """Keep the drawing.  -> files"""
         with told():
             runs = np.array([run.split("*") for run in event.ids.split()], int)
             session = self.opened(request)
-            session.draw(event.t, np.repeat(runs[:, 0], runs[:, 1]).astype(np.uint8).reshape(event.h, event.w))
+            ids = np.repeat(runs[:, 0], runs[:, 1]).astype(np.uint8).reshape(event.h, event.w)
+            session.draw(event.t, ids, event.serial)
+            return files(session)
 
     def boxed(self, event: gr.EventData, request: gr.Request):
-        """-> picture, with the object that GrabCut found in the box"""
+        """-> picture, with the object that GrabCut found in the box; files"""
         with told():
             session = self.opened(request)
             try:
                 session.box(event.t, event.id, tuple(event.box))
             except UserError as error:
                 gr.Warning(str(error))
-            return picture(event.t, *session.shown(event.t))
+            return picture(event.t, *session.shown(event.t)), *files(session)
 
     def follow(self, t: int, size: str, request: gr.Request) -> Iterator:
         """Yield (picture, slider, status, files) until the work ends."""
@@ -151,7 +153,10 @@ class Page:
                 yield status, *files(session)
             if work.error:
                 raise work.error
-            yield ("Stopped." if work.stopped else "The files are ready."), *files(session)
+            ready = (
+                "The files are ready." if session.written else "A mask was changed meanwhile: write the files again."
+            )
+            yield ("Stopped." if work.stopped else ready), *files(session)
 
     def stop(self, request: gr.Request):
         self.session(request).stop()
@@ -172,7 +177,7 @@ def clock(seconds: float) -> str:
 
 
 def picture(t: int, frame: np.ndarray, ids: np.ndarray, drawable: bool = True) -> dict:
-    """The value of canvas.js: a frame, uint8 RGB [h,w,3], and its mask, ids uint8 [h,w]."""
+    """The value of canvas.js: a frame, uint8 RGB [h,w,3], and its mask, ids uint8 [h,w].  "fresh": of another video."""
     flat = ids.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=-1))
     counts = np.diff(starts, append=len(flat))
@@ -184,6 +189,7 @@ def picture(t: int, frame: np.ndarray, ids: np.ndarray, drawable: bool = True) -
         "height": ids.shape[0],
         "ids": " ".join(f"{id}*{count}" for id, count in zip(flat[starts], counts)),
         "drawable": drawable,
+        "fresh": False,
         "colours": OVERLAY_PALETTE.tolist(),
         "serial": time.monotonic_ns(),
     }

@@ -41,6 +41,8 @@ class Session:
         self.folder, self.video = folder, None
         self.work: Work | None = None
         self.written: Path | None = None
+        self._drawing, self._changes = threading.RLock(), 0
+        self._drawn: dict[int, int] = {}  # frame -> the serial number of its last drawing
 
     def open(self, video) -> None:
         """Take another video; the masks and files of the one before are removed."""
@@ -48,6 +50,7 @@ class Session:
         for kind in (*KINDS, "files"):
             shutil.rmtree(self.folder / kind, ignore_errors=True)
         self.video, self.written = video, None
+        self._drawn.clear()
 
     def begin(self, name: str, steps: Iterator, total: int) -> "Work":
         """Run through `follow` or `write` in a thread.  Raises UserError while other work goes on."""
@@ -79,8 +82,18 @@ class Session:
         """A frame and its mask as the page shows them: uint8 RGB [h,w,3], ids uint8 [h,w]."""
         return shrunk(self.video.frame(t).pixels, self.ids(t))
 
-    def draw(self, t: int, ids: np.ndarray) -> None:
-        """Make ids uint8 [h,w] the mask of frame t.  Pixels that the user did not change keep their ids."""
+    def draw(self, t: int, ids: np.ndarray, serial: int | None = None) -> None:
+        """Make ids uint8 [h,w] the mask of frame t.  Pixels that the user did not change keep their ids.
+
+        serial: grows from drawing to drawing; one that comes late, after its successor, is left out.
+        """
+        with self._drawing:
+            if serial is None or serial > self._drawn.get(t, -1):
+                self._drawn[t] = self._drawn.get(t, -1) if serial is None else serial
+                self._draw(t, ids)
+
+    def _draw(self, t, ids):
+        self._changes += 1
         self.written, before = None, self.ids(t)
         changed = nearest(nearest(before, ids.shape) != ids, before.shape)
         after = np.where(changed, nearest(ids, before.shape), before)
@@ -95,11 +108,12 @@ class Session:
 
     def box(self, t: int, id: int, box: tuple[int, int, int, int]) -> None:
         """Draw object id at frame t: GrabCut finds it in a box (x, y, w, h) [h,w].  Other objects keep their masks."""
-        frame, ids = self.shown(t)
-        found = grabcut(frame, {id: box}) == id
-        ids[ids == id] = 0
-        ids[found & (ids == 0)] = id
-        self.draw(t, ids)
+        with self._drawing:
+            frame, ids = self.shown(t)
+            found = grabcut(frame, {id: box}) == id
+            ids[ids == id] = 0
+            ids[found & (ids == 0)] = id
+            self.draw(t, ids)
 
     def follow(self, tracker: Tracker, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Follow the objects of frame `start` to the video's end, and write all masks.  Yields (t, frame, ids).
@@ -132,6 +146,7 @@ class Session:
         frames = self.masked()
         if not frames:
             raise UserError("there is no mask to write: draw the objects and follow them first")
+        self.written, changes = None, self._changes
         shutil.rmtree(self.folder / "files", ignore_errors=True)
         out = self.folder / "files" / str(time.monotonic_ns())  # browsers keep files by name
         with (
@@ -144,7 +159,8 @@ class Session:
                 if path := self._mask(frame.number):
                     masks.write(path, f"{frame.name}.png")
                 yield
-        self.written = out
+        if self._changes == changes:  # else these files are out of date already
+            self.written = out
 
     def _mask(self, t):
         """The file of a frame's mask, None = no mask."""
