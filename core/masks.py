@@ -64,7 +64,7 @@ def _numbers(image):
         grey = (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all()
         return pixels[..., 0] if grey else None
     if image.mode == "LA":
-        return pixels[..., 0]
+        return pixels[..., 0] if (pixels[..., 1] == 255).all() else None
     return pixels if pixels.ndim == 2 else None
 
 
@@ -108,19 +108,23 @@ def _of_colours(path, pixels, known):
     objects = [p for _, p in sorted(zip(first, places)) if np.linalg.norm(colours[main[p]] - ground) >= NEAR]
     numbered = np.zeros(len(main), np.uint8)
     wanted = [tuple(colours[main[place]].tolist()) for place in objects]
-    for place, id in zip(objects, _numbered(wanted, known)):
+    for place, id in zip(objects, _numbered(path, wanted, known)):
         numbered[place] = id
     return numbered[drawn]
 
 
-def _numbered(wanted: list[Colour], known: dict[Colour, int]) -> list[int]:
-    """The ids of the wanted colours; new colours are added to `known`."""
+def _numbered(path, wanted: list[Colour], known: dict[Colour, int]) -> list[int]:
+    """The ids of the wanted colours; new colours are added to `known`.  Void is background among the DAVIS colours."""
     davis = {tuple(colour): id for id, colour in enumerate(PALETTE.tolist())}
+    davis[tuple(PALETTE[VOID].tolist())] = 0
     if all(colour in davis and known.get(colour, davis[colour]) == davis[colour] for colour in wanted):
         known.update((colour, davis[colour]) for colour in wanted)
     for colour in wanted:
         like = [old for old in known if np.linalg.norm(np.subtract(old, colour)) < NEAR]
-        known[colour] = known[like[0]] if like else next(id for id in range(1, 256) if id not in known.values())
+        free = [] if like else [id for id in range(1, VOID) if id not in known.values()]
+        if not (like or free):
+            raise UserError(f"{path}: with the masks before it, holds more than 254 colours; each is an object")
+        known[colour] = known[like[0]] if like else free[0]
     return [known[colour] for colour in wanted]
 
 

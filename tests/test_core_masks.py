@@ -153,3 +153,22 @@ def test_an_object_coloured_like_what_is_around_it_is_found():
 def test_boxes_without_an_object(scene, box, message):
     with pytest.raises(UserError, match=f"object 3.*{message}"):
         masks.grabcut(scene[0], {3: box})
+
+
+def test_transparency_counts_in_grey_masks_too(tmp_path):
+    pixels = np.full((30, 40, 2), 255, np.uint8)
+    pixels[:, :20, 1] = 0
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "a.png", pixels)), np.uint8(pixels[..., 1] > 0))
+
+
+def test_void_is_no_object_among_the_colours_of_davis(ids, tmp_path):
+    shown = np.where(ids == 2, np.uint8(255), ids)
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "a.png", PALETTE[shown])), np.where(ids == 1, ids, 0))
+
+
+def test_there_are_254_colours_in_all_masks_together(ids, tmp_path):
+    grid = [(r, g, b) for r in range(0, 256, 42) for g in range(0, 256, 42) for b in range(0, 256, 42)]
+    known = {colour: number for number, colour in enumerate(grid[2:256], 1)}
+    path = saved(tmp_path / "a.png", painted(ids, (0, 0, 0), grid[300], grid[330]))
+    with pytest.raises(UserError, match="a.png: with the masks before it, holds more than 254 colours"):
+        masks.read(path, known)

@@ -133,6 +133,12 @@ def test_a_file_that_may_break_off(tmp_path):
     assert 20 < len(list(video.frames())) == video.count < 180 and "break" in video.remark
 
 
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    film(tmp_path / "12:30.mp4", np.arange(4) / 25)
+    monkeypatch.chdir(tmp_path)
+    assert len([*OwnVideo("12:30.mp4").frames()]) == 4
+
+
 def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
     video = OwnVideo(film(tmp_path / "a.mkv", np.arange(60) / 25))
     half(video.path)
