@@ -23,6 +23,7 @@ from core import devices, distributed, protocols, strict, submission
 from core.atomic import replacing
 from core.errors import UserError, reported
 from core.evaluation import davis, page, report
+from core.palette import read_ids
 from datasets import own_video, vos_sequences
 from labelprop import Tracker, follow, runner
 
@@ -166,17 +167,25 @@ def nothing_empty(out: Path):
         raise
 
 
+def same_size(sequence, masks):
+    """Whether a sequence's masks have the size of its annotations, which may miss the frames' by a pixel or two."""
+    first = f"{sequence.frame_names[0]}.png"
+    return read_ids(sequence.annotations / first).shape == read_ids(masks / sequence.name / first).shape
+
+
 def score(sequences, masks, out):
     """Print and write J&F of the sequences with an annotation of every frame.  masks, out: folders."""
-    scored = [sequence for sequence in sequences if sequence.annotations and sequence.length >= 3]
+    scored = [s for s in sequences if s.annotations and s.length >= 3 and same_size(s, masks)]
     if not scored:
-        print(f"no J&F: none of the {len(sequences)} sequences has 3 frames or more that are all annotated")
+        print(
+            f"no J&F: none of the {len(sequences)} sequences has 3 frames or more that are all annotated in their size"
+        )
         return
     pairs = [(s.annotations, masks / s.name) for s in scored]
     scores = davis.evaluate_folders(pairs)
     print(f"\n{report.table(scores)}")
     if len(scored) < len(sequences):
-        print(f"left out: {len(sequences) - len(scored)} sequences that are short or not annotated in full")
+        print(f"left out: {len(sequences) - len(scored)} sequences, short or not annotated in full and in their size")
     report.write(scores, out)
     page.write(out / page.NAME, scores, pairs, {s.name: s.images for s in scored})
     print(f"tables: {out}\nto look at: {out / page.NAME}")
@@ -230,7 +239,7 @@ def prepare(args, device):
         data, remark = str(Path(args.data).resolve()), sequences[0].remark
         origin = origin_of(tracker, protocol, dataset=dataset, data=data, remark=remark)
         claim(out, tracker.layer, origin, args.overwrite, args.sequences)
-        if args.dataset == "ytvos" and not args.sequences:
+        if args.dataset == "ytvos":
             (out / submission.NAME).unlink(missing_ok=True)  # its masks may be about to change
         frames = sum(sequence.length for sequence in sequences)
         made = f"{tracker.layer} of {args.checkpoint} by protocol {protocol} on {device} in {tracker.precision}"
@@ -250,12 +259,23 @@ def follow_video(args, device):
     follow.run(task, tracker, Path(args.out), origin, args.overwrite)
 
 
+@contextmanager
+def fitting():
+    """Inside, too little memory on the device is a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "a frame needs more memory than the device has; try --batch 1, or a smaller --max-side"
+        ) from None
+
+
 @reported
 def main():
     args = parse()
     out = Path(args.out)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with nothing_empty(out), distributed.peers():
+    with nothing_empty(out), distributed.peers(), fitting():
         if args.video:
             return follow_video(args, distributed.start(devices.pick(args.device)))
         sequences, tracker = prepare(args, distributed.start(devices.pick(args.device)))

@@ -71,6 +71,22 @@ def test_masks_scores_and_going_on(program, data, tmp_path):
     assert masks(again / "res3_vos") == masks(out / "res3_vos") and not (again / "res3_vis").exists()
 
 
+def test_annotations_a_pixel_larger_are_followed_and_not_scored(program, data, tmp_path):
+    for path in (data / "Annotations/480p/pair").glob("*.png"):
+        write_indexed(path, np.pad(read_ids(path), ((0, 1), (0, 0))))
+    code, told = program(*untrained(data, tmp_path / "out", "--key", "res3"))
+    assert code == 0 and "left out: 1 sequences" in told and "single_1" in told and "pair_1" not in told
+
+
+def test_memory_that_does_not_suffice_is_told(program, data, tmp_path, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(infer_vos.runner, "run", too_large)
+    code, told = program(*untrained(data, tmp_path / "out"))
+    assert code == 2 and "--batch 1, or a smaller --max-side" in told
+
+
 def test_masks_of_different_origin_are_not_mixed(program, data, tmp_path):
     out = tmp_path / "out"
     assert program(*untrained(data, out, "--sequences", "single"))[0] == 0
