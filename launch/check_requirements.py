@@ -14,7 +14,9 @@ from pathlib import Path
 
 OLDEST = {"torch": "2.8", "torchvision": "0.23"}
 # {package: packages that install the same module}
-SAME = {"opencv-python-headless": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
+SAME = {"opencv-python-headless": (
+    "opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless",
+)}  # fmt: skip
 
 
 def numbers(text):

@@ -6,5 +6,5 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m datasets.sample
 "$PYTHON" -m launch.demo weights
-EXP= RUN_ID= DATA= SEED= GPUS= INIT= bash launch/train.sh sample  # whatever these are outside
+EXP= RUN_ID= DATA= SEED= GPUS= NNODES= DEVICE= INIT= bash launch/train.sh sample  # whatever these are outside
 exec "$PYTHON" -m launch.demo

@@ -63,7 +63,7 @@ logged() {
     shift 2
     mkdir -p "$folder"
     # Written at once: several machines may start at the same moment.
-    printf 'date: %s\ncommand: %s\nrevision: %s\n%s\n\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" \
+    printf 'date: %s\ncommand: %s\nrevision: %s\n%s\n\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$(printf '%q ' "$@")" \
         "$(git rev-parse HEAD 2>/dev/null || echo unknown)" "$(git diff HEAD 2>/dev/null)" >> "$folder/commands.txt"
     # The program takes this shell's place, so that signals reach it; tee outlives them to log its last words.
     exec "$@" > >(trap '' INT TERM USR1; exec tee -a "$folder/$log") 2>&1
