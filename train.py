@@ -88,7 +88,8 @@ def train(run, loader, validation, book):
                 with aside(run):
                     pictures = run.method.pictures({name: value.to(run.device) for name, value in batch.items()})
                 book.pictures(pictures, run.step + 1)
-            losses, lr = step(run, model, batch, progress)
+            with fitting(run):
+                losses, lr = step(run, model, batch, progress)
             meter.add(losses, config.data.batch_size)
             if run.step % config.log.scalar_steps == 0 or run.step == end:
                 report(book, meter, run, progress, end, lr)
@@ -138,6 +139,8 @@ def main():
         method.extractor.require_layer(layer, "validation.layers")  # an error now, not after the first epochs
     fresh = models.initialise(method, args.init) if args.init and not first else []
     lock = claim(folder)
+    if start_point(args, folder) != first:
+        raise UserError(f"{folder}: another training has just ended here; start again to go on with it")
     run = Run(method, config, folder, device, args.init)
     if config.optim.checkpointing:
         models.recompute(run.method)
@@ -159,7 +162,7 @@ def main():
     if fresh:
         book.line(f"{args.init} lacks {len(fresh)} weights, which start at random: {', '.join(fresh[:4])}, ...")
     try:
-        with distributed.peers(), fitting(run):
+        with distributed.peers():
             halted = train(run, loader, validation, book)
         book.event(farewell(run, last_step(config, loader), halted), run.step)
     finally:

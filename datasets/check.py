@@ -214,10 +214,14 @@ def measured_step(config: RunConfig, loader: clip.ClipLoader, samples: list[dict
     if config.optim.compile:
         compile_forward(run.method)
     run.method.train()
+    progress = Progress(0, epoch, config.schedule.epochs * epoch)
+    if config.optim.compile:  # which takes minutes, once
+        with fitting(run):
+            gradients(run, run.method, batch, progress)
     for _ in range(2):  # the first is slower
         started = time.perf_counter()
         with fitting(run):
-            losses = gradients(run, run.method, batch, Progress(0, epoch, config.schedule.epochs * epoch))
+            losses = gradients(run, run.method, batch, progress)
             losses["total"].item()  # waits for the device
         seconds = time.perf_counter() - started
         if seconds > PATIENCE:

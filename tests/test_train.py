@@ -196,20 +196,23 @@ def test_another_runs_checkpoint_brings_no_best_score(project, tmp_path):
     assert second.best == {}
 
 
-def test_best_scores_are_of_one_way_to_measure(project, tmp_path):
-    def scores(*changes):
-        config = models.read_config(project[0], ["validation.root=a", "validation.layers=[res4, key]", *changes])
-        run = Run(models.build(config), config, tmp_path, torch.device("cpu"))
-        if not run.last.exists():
-            run.save_best("res4", 60.0)
-            run.save()
-        run.restore(run.last)
-        return run.best
+def test_the_best_network_is_of_one_way_to_measure(project, davis, tmp_path):
+    config, runs = project
 
-    for same in (f"validation.root={os.path.abspath('a')}", "validation.root=null", "validation.every_epochs=9"):
-        assert scores(same) == {"res4": 60.0}
-    for other in ("validation.root=b", "validation.sequences=[dog]", "validation.layers=[key]", "propagation.top_k=9"):
-        assert scores(other) == {}
+    def told(steps, *changes):
+        code, out, err = run(config, runs / "a", *settings(schedule__steps=steps), *settings(**dict(changes)))
+        assert code == 0, err
+        return "the best network is chosen anew" in out, checkpoint.load(runs / "a" / "last.pth")["best"]
+
+    on = lambda root, names="[]": (("validation__root", root), ("validation__sequences", names))
+    assert told(1, *on(davis))[0] is False
+    moved = davis.rename(tmp_path / "moved")
+    assert told(2, *on(moved))[0] is False
+    _, best = told(3, ("validation__root", "null"))
+    assert best["res4"] > 0
+    assert told(4, *on(moved))[0] is False
+    assert told(5, *on(moved, "[video0]"))[0] is True
+    assert told(6, *on(moved, "[video0]"), ("validation__layers", "[key]"))[0] is True
 
 
 def test_a_step_without_memory_is_told(project, monkeypatch):

@@ -13,6 +13,7 @@ from core.devices import autocast
 from core.errors import UserError
 from core.evaluation import davis
 from core.palette import write_indexed
+from core.schema import as_plain
 from datasets import vos_sequences
 from datasets.clip import ClipDataset, ClipLoader
 from labelprop import Tracker, runner
@@ -81,6 +82,11 @@ class Validation:
             if None in shares:
                 book.line("the validation is left out; it comes first when the run goes on")
                 return False
+            basis = self.basis(run.config)
+            if run.best and run.basis not in (None, basis):
+                book.line("J&F is measured in another way than before: the best network is chosen anew")
+                run.best = {}
+            run.basis = basis
             losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
             for layer in self.settings.layers:
                 objects = [one for each in self.sequences for one in scores[layer, each.name]]
@@ -97,6 +103,11 @@ class Validation:
                     run.save_best(layer, score)
             run.measured = run.step
         return True
+
+    def basis(self, config):
+        """What J&F is measured on and by, and the layer that chooses best.pth, as plain values."""
+        lengths = {sequence.name: sequence.length for sequence in self.sequences}
+        return [lengths, self.settings.layers[0], config.protocol, as_plain(config)["propagation"]]
 
     def share(self, run, stop):
         """{batch: losses}, {(layer, sequence): scores} and {name: picture} of this process; None after a signal."""

@@ -60,10 +60,10 @@ class Run:
     """Everything that changes during training; saved and restored as one.
 
     init: the file that the method's weights are from, or None.  measured: the step of the last validation.  score:
-    {layer: J&F of the last validation}; best: {layer: the highest J&F}.  starts: how often the program has started,
-    including this time.  processes: how many wrote the checkpoint that the run goes on from; in a new run, how many
-    there are.  unread: the datasets.clip.BadClips of this process's loader.  bad_clips: clips that were replaced since
-    the run began.  bad_files: files that could not be read since this start.
+    {layer: J&F of the last validation}; best: {layer: the highest J&F}; basis: what these are measured on and by.
+    starts: how often the program has started, including this time.  processes: how many wrote the checkpoint that the
+    run goes on from; in a new run, how many there are.  unread: the datasets.clip.BadClips of this process's loader.
+    bad_clips: clips that were replaced since the run began.  bad_files: files that could not be read since this start.
     """
 
     def __init__(self, method, config, folder, device, init=None):
@@ -76,7 +76,7 @@ class Run:
             self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         self.optimiser = optim.build(self.method, config.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.optim.precision == "fp16")
-        self.step, self.best, self.measured, self.score = 0, {}, 0, {}
+        self.step, self.best, self.basis, self.measured, self.score = 0, {}, None, 0, {}
         self.bad_clips, self.bad_files, self.bad_before, self.unread = 0, 0, 0, None
         self.starts, self.processes = 1, distributed.world_size()
         self.revision = checkpoint.git_revision(ROOT)
@@ -111,6 +111,7 @@ class Run:
                     "scaler": self.scaler.state_dict(),
                     "step": self.step,
                     "best": self.best,
+                    "basis": self.basis,
                     "bad_clips": self.bad_clips,
                     "measured": self.measured,
                     "score": self.score,
@@ -172,9 +173,8 @@ class Run:
         counts, scores = (self.step, self.bad_before, self.measured), (*self.best.values(), *self.score.values())
         if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(n, float) for n in scores):
             raise ValueError("counts and scores must be numbers")
-        other = not (self.folder / "best.pth").exists()  # the state of another folder, where its best.pth stays
-        then, now = _measured(content["config"]), _measured(as_plain(self.config))
-        if other or (then != now and then[0] and now[0]):  # without a validation set nothing is measured
+        self.basis = content.get("basis")
+        if not (self.folder / "best.pth").exists():  # the state of another folder, where its best.pth stays
             self.best, self.score = {}, {}
         self.starts, self.processes = content.get("starts", 1) + 1, content.get("processes", self.processes)
         if not all(isinstance(n, int) and n >= 1 for n in (self.starts, self.processes)):
@@ -194,13 +194,6 @@ class Run:
     @property
     def last(self):
         return self.folder / "last.pth"
-
-
-def _measured(config):
-    """What the J&F of a configuration is measured on and by, and the layer that chooses best.pth."""
-    validation = config["validation"]
-    root = validation["root"] and os.path.realpath(validation["root"])
-    return root, validation["sequences"], validation["layers"][0], config.get("protocol"), config.get("propagation")
 
 
 def _same_run(saved, config, path):

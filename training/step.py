@@ -18,8 +18,8 @@ def fitting(run) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise UserError(
-            f"data.batch_size = {run.config.data.batch_size}: a step needs more memory than {run.device} has; lower "
-            "data.batch_size, raise data.accumulate, or set optim.checkpointing=true"
+            f"data.batch_size = {run.config.data.batch_size}: a step needs more memory than {run.device} has; set "
+            "optim.checkpointing=true, raise data.accumulate, or start a new run with a lower data.batch_size"
         ) from None
 
 
