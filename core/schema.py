@@ -119,8 +119,6 @@ class Schedule(Section):
         if self.kind == "step":
             self.require("factor", self.factor is not None and self.factor <= 1, "in (0, 1] for kind step")
             self.require("every_epochs", self.every_epochs is not None, "1 or more for kind step")
-            self.require("warmup_epochs", self.warmup_epochs == 0, "0 for kind step, which has no warm-up")
-            self.require("final_lr", self.final_lr is None, "null for kind step, which falls by schedule.factor")
         else:
             self.require("final_lr", self.final_lr is not None, "0 or more for kind cosine")
 

@@ -52,7 +52,11 @@ class Config(Section):
         cells = self.crop_px // STRIDE
         for key in ("anchor_grid", "cross_grid"):
             self.require(key, getattr(self, key) <= cells, f"at most method.crop_px / {STRIDE} = {cells}")
-        self.require("zoom", int(self.zoom[0] * self.crop_px) >= 1, "times method.crop_px a pixel or more")
+        self.require(
+            "zoom",
+            int(self.zoom[0] * self.crop_px) >= 1,
+            "large enough: zoom[0] times method.crop_px must be 1 or more",
+        )
 
 
 @dataclass(frozen=True)
