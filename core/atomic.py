@@ -30,14 +30,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, told: Path) -> Iterator[None]:
+def locked(folder: Path, told: Path) -> Iterator[bool]:
     """Inside, no other program is inside with the same folder, which is made; it gets a UserError that names `told`.
 
-    The lock ends with its program.  Where the system has no locks, nothing is locked.
+    The lock ends with its program.  Where the system has no locks, nothing is locked, and False is yielded.
     """
-    while True:
+    held = False
+    while not held:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # the program before has just renamed or removed it
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,11 +51,11 @@ def locked(folder: Path, told: Path) -> Iterator[None]:
             ) from None
         except OSError:
             break
-        with suppress(OSError):  # the program before may have renamed or removed the folder
-            if os.path.samestat(os.stat(folder), os.fstat(lock)):
-                break
-        os.close(lock)
+        with suppress(FileNotFoundError):
+            held = os.path.samestat(os.stat(folder), os.fstat(lock))
+        if not held:
+            os.close(lock)
     try:
-        yield
+        yield held
     finally:
         os.close(lock)

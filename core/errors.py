@@ -33,7 +33,7 @@ def reported(main):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if error.errno not in UNUSABLE:
+            if error.errno not in UNUSABLE or error.filename is None:
                 raise
             print(f"error: {error.filename}: {error.strerror}; name another path, or mend this one", file=sys.stderr)
             sys.exit(2)
