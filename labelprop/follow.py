@@ -151,8 +151,9 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
         if finished(out, origin, task.video.path, overwrite):
             print(f"finished before: {out / OVERLAY}; --overwrite does it again")
             return
-        if again:  # the masks that were given then
-            remove(out / GIVEN)
+        for mask in (out / GIVEN).glob("*.png") if again else ():  # of those that were given then
+            if (drawn := mask.with_suffix(".jpg")).exists():
+                remove(mask, drawn)
         write_record(out, origin, None)
         try:
             write_given(task, out / GIVEN)

@@ -146,11 +146,12 @@ def test_a_second_run(tracker, task, tmp_path, capsys):
     (tmp_path / "masks/00003.png").unlink()
     follow.run(task, tracker, tmp_path, {"name": "a"})
     assert content(tmp_path) == before
-    (tmp_path / "given/00099.png").write_bytes(b"of a mask that is not given any more")
+    for name in ("00099.png", "00099.jpg", "mine.png"):
+        (tmp_path / "given" / name).write_bytes(b"of a mask that is not given any more, and of the user")
     with locked(tmp_path, tmp_path), pytest.raises(UserError, match="another program writes here"):
         follow.run(task, tracker, tmp_path, {"name": "b"}, overwrite=True)
     follow.run(task, tracker, tmp_path, {"name": "b"}, overwrite=True)
-    assert not (tmp_path / "given/00099.png").exists()
+    assert not [*tmp_path.glob("given/00099*")] and (tmp_path / "given/mine.png").exists()
     assert json.loads((tmp_path / "origin.json").read_text()) == {"name": "b", "frames": 8}
 
 
