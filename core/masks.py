@@ -1,4 +1,4 @@
-"""Masks that people draw: ids from pictures of any kind, and masks from boxes.
+"""Masks that people draw: ids from pictures, and masks from boxes.
 
 Legend: H W pixels.  ids: uint8 [H,W], 0 = background, 1-254 = objects.
 """
@@ -15,7 +15,7 @@ from core.palette import MASKS, PALETTE, VOID, flat, ids_in
 
 Colour = tuple[int, int, int]
 #: formats of masks that people draw
-FORMATS = (*MASKS, "WEBP")
+FORMATS = (*MASKS, "WEBP", "PPM", "TGA")
 #: colours that are nearer than this in RGB count as one: compression turns one colour into many
 NEAR = 32
 #: a picture with flat areas of more colours than this is no mask
@@ -29,7 +29,7 @@ PART = 0.1
 
 
 def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarray:
-    """The objects in a mask of any kind -> ids [H,W], without void (255).
+    """The objects in a mask, a picture of one of FORMATS -> ids [H,W], without void (255).
 
     Palette indices and grey values are the ids, but a mask of black and white alone, with or without soft edges, is
     object 1.  In RGB pictures, and in palettes whose index 0 is neither black nor along the border, each colour is an
@@ -64,7 +64,7 @@ def _numbers(image):
         grey = (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all()
         return pixels[..., 0] if grey else None
     if image.mode == "LA":
-        return pixels[..., 0] if (pixels[..., 1] == 255).all() else None
+        return np.where(pixels[..., 1] < 128, np.uint8(0), pixels[..., 0])
     return pixels if pixels.ndim == 2 else None
 
 

@@ -1,7 +1,7 @@
 // The frame with its mask, to draw on.  gr.HTML runs this once with `element`, `props`, `trigger` and `watch`.
 // props.value, from Python: frame (address of a picture), width, height, ids (run lengths "id*count id*count ..."), t,
 // drawable, fresh (of another video), colours ([id] -> [r, g, b]).  To Python: trigger("input", {t, w, h, ids, serial})
-// when something was drawn, and trigger("select", {t, id, box: [x, y, w, h]}) when a box was.
+// when something was drawn, and trigger("select", {t, id, box: [x, y, w, h], serial}) when a box was.
 const find = (selector) => element.querySelector(selector);
 const canvas = find(".mask"), pen = canvas.getContext("2d"), before = [];  // masks to go back to
 const tints = new Uint32Array(256);  // of each id, the four bytes of a pixel
@@ -123,7 +123,7 @@ for (const end of ["pointerup", "pointercancel"])
     if (!start) return;
     const box = boxed(start, last);
     start = null;
-    if (tool === "box") trigger("select", { t: props.value.t, id: object, box });
+    if (tool === "box") trigger("select", { t: props.value.t, id: object, box, serial: ++sent });
     else changed();
   });
 

@@ -119,7 +119,7 @@ class Page:
         with told():
             session = self.opened(request)
             try:
-                session.box(event.t, event.id, tuple(event.box))
+                session.box(event.t, event.id, tuple(event.box), event.serial)
             except UserError as error:
                 gr.Warning(str(error))
             return picture(event.t, *session.shown(event.t)), *files(session)

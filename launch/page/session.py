@@ -88,9 +88,11 @@ class Session:
         serial: grows from drawing to drawing; one that comes late, after its successor, is left out.
         """
         with self._drawing:
-            if serial is None or serial > self._drawn.get(t, -1):
-                self._drawn[t] = self._drawn.get(t, -1) if serial is None else serial
-                self._draw(t, ids)
+            if serial is not None:
+                if serial < self._drawn.get(t, serial):
+                    return
+                self._drawn[t] = serial
+            self._draw(t, ids)
 
     def _draw(self, t, ids):
         self._changes += 1
@@ -106,14 +108,17 @@ class Session:
             else:
                 self._path(kind, t).unlink(missing_ok=True)
 
-    def box(self, t: int, id: int, box: tuple[int, int, int, int]) -> None:
-        """Draw object id at frame t: GrabCut finds it in a box (x, y, w, h) [h,w].  Other objects keep their masks."""
+    def box(self, t: int, id: int, box: tuple[int, int, int, int], serial: int | None = None) -> None:
+        """Draw object id at frame t: GrabCut finds it in a box (x, y, w, h) [h,w].  Other objects keep their masks.
+
+        serial: as for `draw`.
+        """
         with self._drawing:
             frame, ids = self.shown(t)
             found = grabcut(frame, {id: box}) == id
             ids[ids == id] = 0
             ids[found & (ids == 0)] = id
-            self.draw(t, ids)
+            self.draw(t, ids, serial)
 
     def follow(self, tracker: Tracker, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Follow the objects of frame `start` to the video's end, and write all masks.  Yields (t, frame, ids).
