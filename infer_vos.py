@@ -61,7 +61,7 @@ def parse():
     )
     add("--out", required=True, metavar="DIR", help=places)
     own = parser.add_argument_group("with --video")
-    mask = "what to follow, a picture of any kind; of the first frame, or of frame number FRAME; may be given again"
+    mask = "what to follow, a picture (PNG, ...); of the first frame, or of frame number FRAME; may be given again"
     own.add_argument("--mask", action="append", metavar="[FRAME:]FILE", help=mask)
     box = "an object to follow, cut out of a box by GrabCut (see DIR/given); may be given again"
     own.add_argument("--box", action="append", metavar="[FRAME@]ID:x,y,w,h", help=box)
@@ -177,15 +177,13 @@ def score(sequences, masks, out):
     """Print and write J&F of the sequences with an annotation of every frame.  masks, out: folders."""
     scored = [s for s in sequences if s.annotations and s.length >= 3 and same_size(s, masks)]
     if not scored:
-        print(
-            f"no J&F: none of the {len(sequences)} sequences has 3 frames or more that are all annotated in their size"
-        )
+        print(f"no J&F: none of the {len(sequences)} sequences has 3 frames or more, all annotated at their size")
         return
     pairs = [(s.annotations, masks / s.name) for s in scored]
     scores = davis.evaluate_folders(pairs)
     print(f"\n{report.table(scores)}")
     if len(scored) < len(sequences):
-        print(f"left out: {len(sequences) - len(scored)} sequences, short or not annotated in full and in their size")
+        print(f"left out: {len(sequences) - len(scored)} sequences, short or not all annotated at their size")
     report.write(scores, out)
     page.write(out / page.NAME, scores, pairs, {s.name: s.images for s in scored})
     print(f"tables: {out}\nto look at: {out / page.NAME}")

@@ -132,8 +132,6 @@ def main(argv=None):
     parser.add_argument("--heights", type=timing.count, nargs="+", default=[480, 1080])
     parser.add_argument("--frames", type=timing.count, default=12, help="of each sequence")
     args = parser.parse_args(argv)
-    if args.frames < 1:
-        raise UserError(f"--frames {args.frames}: must be 1 or more")
     cv2.setNumThreads(1)
     print(f"{args.annotations}, ms a frame on one core, medians of {args.repeats} alternated runs\n")
     timing.head("masks", "objects", "as official, CPU", "ours", "ratio", "clock", "ours", "ratio", "difference")

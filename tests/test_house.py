@@ -70,8 +70,10 @@ def test_nothing_but_tests_imports_programs():
 def test_only_the_download_of_timm_and_the_app_open_the_network():
     folders = (*ROOMS, "benchmarks", "launch")
     paths = {*FILES, *ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))}
-    for path in paths - {ROOT / "models/backbones/timm.py", ROOT / "launch/app.py"}:
-        assert not {*imported(path)} & NETWORK, f"{path} imports { ({*imported(path)} & NETWORK) }"
+    for path in paths - {ROOT / "models/backbones/timm.py"}:
+        allowed = {"httpx", "socket"} if path == ROOT / "launch/app.py" else set()  # names of its errors, and of hosts
+        found = {*imported(path)} & NETWORK - allowed
+        assert not found, f"{path} imports {found}"
         assert "_url(" not in path.read_text(encoding="utf-8"), f"{path} calls one of torch's downloads"
 
 

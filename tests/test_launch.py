@@ -163,7 +163,9 @@ def segmented(tmp_path, clone):
         for file in files:
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).touch()
-        done = launched(tmp_path, "bash launch/infer_vos.sh ytvos --no-vis", PYTHON=str(python), **variables)
+        done = launched(
+            tmp_path, "bash launch/infer_vos.sh ytvos --no-vis --sequences 'a b'", PYTHON=str(python), **variables
+        )
         said = done.stdout + done.stderr
         return done.returncode, said, re.findall(r"--(?:checkpoint|out) (\S+)", said)
 
@@ -193,7 +195,7 @@ def test_infer_vos_names_checkpoint_and_folder_and_keeps_a_log(
     out = tmp_path / "results/ytvos" / folder
     assert "--no-vis" in (out / "infer.log").read_text() and "why" in (out / "infer.log").read_text()
     record = (out / "commands.txt").read_text()
-    assert f"infer_vos.py --checkpoint {chosen[0]} " in record and "revision: " in record
+    assert f"infer_vos.py --checkpoint {chosen[0]} " in record and r"a\ b" in record and "revision: " in record
 
 
 @pytest.mark.parametrize(
