@@ -125,15 +125,13 @@ class Schedule(Section):
 
 @dataclass(frozen=True)
 class Propagation(Section):
-    """A protocol: label propagation (the first eight), and the way from mask to feature grid and back.
+    """A protocol: label propagation (the first seven), and the way from mask to feature grid and back.
 
     window: "disc" = distance < radius, "closed_disc" = distance <= radius, "square" = |dy|, |dx| <= radius;
     radius in cells.
     window_reference: whether the window applies to the reference frame too.
     context: frames before the query that vote besides the reference.  repeat_reference: indices before the
     group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
-    sharpen: soft masks that enter the context are raised to this power, every cell scaled to the sum it had; 1 = as
-    they are.  Those of frames with a given mask are not.
     norm_frames: this many frames of the video, evenly spread, give means and variances to the network's batch norm;
     0 = it keeps those of its training.  Validation leaves it out.
     readout: "smooth" = soft mask bilinear (align_corners) to the video's size, argmax (DUL, CRW);
@@ -155,7 +153,6 @@ class Propagation(Section):
     top_k: Annotated[int, at_least(1)]
     context: Annotated[int, at_least(0)]
     repeat_reference: bool
-    sharpen: Annotated[float, at_least(1)] = 1.0
     norm_frames: Annotated[int, at_least(0)] = 0
     readout: Literal["smooth", "grid", "nearest"] = "smooth"
     min_max: bool = False

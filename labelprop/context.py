@@ -56,7 +56,7 @@ class Context:
             masks = self._begin(frame, masks, born_mhw.flatten(1).T)
         if masks is not None:
             self.frames.append(frame)
-            self.masks.append(sharpened(masks, self.cfg.sharpen) if born_mhw is None else masks)
+            self.masks.append(masks)
         self.t += 1
         return None if masks is None else masks.T.reshape(-1, h, w)
 
@@ -79,14 +79,6 @@ class Context:
             masks = (1 - cover) * masks
         self.births.append(Birth(self.t, frame, slice(older, older + born.shape[1]), born))
         return born if masks is None else torch.cat([masks, born], dim=1)
-
-
-def sharpened(masks: Tensor, power: float) -> Tensor:
-    """Soft masks [hw,M], raised to a power; every cell keeps its sum."""
-    if power == 1:
-        return masks
-    sharp = masks**power
-    return sharp * masks.sum(1, keepdim=True) / sharp.sum(1, keepdim=True).clamp(min=torch.finfo(sharp.dtype).tiny)
 
 
 def context_of(age: int, cfg: Propagation) -> tuple[int, int]:

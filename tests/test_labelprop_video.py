@@ -15,7 +15,7 @@ from core import protocols
 from core.errors import UserError
 from core.schema import Propagation
 from labelprop import propagate
-from labelprop.context import Context, context_of, sharpened
+from labelprop.context import Context, context_of
 from labelprop.readout import nearest, stretched, to_grid, to_ids, working_size
 from labelprop.video import Video
 from tests import reference  # noqa: F401  (backend="reference")
@@ -151,12 +151,10 @@ def test_segments_what_moves():
             assert (found & true).sum() / (found | true).sum() > 0.4, (cfg, number)  # a copied first mask: below 0.3
 
 
-@pytest.mark.parametrize("power", [1.0, 3.0])
-def test_copies_of_the_reference_are_counted_as_if_they_stood_in_the_list(power):
-    """Compares the weight of a repeated reference with real copies of it, for every frame; masks may be sharpened."""
+def test_copies_of_the_reference_are_counted_as_if_they_stood_in_the_list():
+    """Compares the weight of a repeated reference with real copies of it, for every frame."""
     rng = torch.Generator().manual_seed(0)
-    cfg = replace(DUL, context=5, top_k=7, sharpen=power)
-    sharp = lambda mask: mask**power / (mask**power).sum(0)
+    cfg = replace(DUL, context=5, top_k=7)
     features = F.normalize(torch.randn(9, 12, 10, 11, generator=rng, dtype=torch.float64), dim=1)
     first = torch.randn(3, 10, 11, generator=rng, dtype=torch.float64).softmax(0)
     context, masks = Context(cfg), []
@@ -164,17 +162,9 @@ def test_copies_of_the_reference_are_counted_as_if_they_stood_in_the_list(power)
         masks.append(context.step(features[t], first if t == 0 else None))
         if t:
             order = [0, *(max(0, t - back) for back in range(cfg.context, 0, -1))]
-            labels = torch.stack([sharp(masks[n]) if n else first for n in order])
+            labels = torch.stack([masks[n] if n else first for n in order])
             expected = propagate(features[t], features[order], labels, cfg, backend="reference")
             torch.testing.assert_close(masks[t], expected, rtol=0, atol=1e-12)
-
-
-def test_sharpened_masks_keep_the_sum_of_every_cell():
-    masks = torch.tensor([[0.6, 0.2, 0.2], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0], [1e-30, 0.0, 0.0]])
-    sharp = sharpened(masks, 2.0)
-    torch.testing.assert_close(sharp[0], torch.tensor([0.36, 0.04, 0.04]) / 0.44)
-    torch.testing.assert_close(sharp[1:3], masks[1:3])
-    assert sharp.isfinite().all()  # 1e-60 is 0 in float32
 
 
 def test_which_frames_are_context():
