@@ -257,23 +257,15 @@ def follow_video(args, device):
     follow.run(task, tracker, Path(args.out), origin, args.overwrite)
 
 
-@contextmanager
-def fitting():
-    """Inside, too little memory on the device is a UserError."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            "a frame needs more memory than the device has; try --batch 1, or a smaller --max-side"
-        ) from None
-
-
 @reported
 def main():
     args = parse()
     out = Path(args.out)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with nothing_empty(out), distributed.peers(), fitting():
+    memory = devices.enough_memory(
+        "a frame needs more memory than the device has; try --batch 1, or a smaller --max-side"
+    )
+    with nothing_empty(out), distributed.peers(), memory:
         if args.video:
             return follow_video(args, distributed.start(devices.pick(args.device)))
         sequences, tracker = prepare(args, distributed.start(devices.pick(args.device)))

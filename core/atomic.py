@@ -30,8 +30,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, told: Path) -> Iterator[bool]:
-    """Inside, no other program is inside with the same folder, which is made; it gets a UserError that names `told`.
+def locked(folder: Path, told: Path | None = None) -> Iterator[bool]:
+    """Inside, no other program is inside with the same folder, which is made; it gets a UserError that names `told`,
+    None = the folder.
 
     The lock ends with its program.  Where the system has no locks, nothing is locked, and False is yielded.
     """
@@ -47,7 +48,7 @@ def locked(folder: Path, told: Path) -> Iterator[bool]:
         except BlockingIOError:
             os.close(lock)
             raise UserError(
-                f"{told}: another program writes here now; wait for its end, or name another place"
+                f"{told or folder}: another program writes here now; wait for its end, or name another place"
             ) from None
         except OSError:
             break

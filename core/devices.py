@@ -1,5 +1,8 @@
 """The device a program runs on, and its precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from core.errors import UserError
@@ -35,3 +38,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "fp32"
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+@contextmanager
+def enough_memory(told: str) -> Iterator[None]:
+    """Inside, too little memory on the device is a UserError that says `told`."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(told) from None

@@ -146,7 +146,7 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
     """
     with ExitStack() as stack:
         with named(out, "written to"):
-            stack.enter_context(locked(out, out))
+            stack.enter_context(locked(out))
         again = (out / RECORD).exists()
         if finished(out, origin, task.video.path, overwrite):
             print(f"finished before: {out / OVERLAY}; --overwrite does it again")

@@ -98,14 +98,14 @@ def emptied(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("open-page-*"):
-            with suppress(UserError, OSError), locked(left, left) as held:  # a page that is open has the lock
+            with suppress(UserError, OSError), locked(left) as held:  # a page that is open has the lock
                 if held:
                     shutil.rmtree(left, ignore_errors=True)
         own = Path(tempfile.mkdtemp(prefix=".page-", dir=folder.absolute()))
     except OSError as error:
         raise UserError(f"--folder {folder}: cannot be written ({error.strerror})") from error
     try:
-        with locked(own, own):
+        with locked(own):
             own = own.rename(own.with_name(f"open-page-{own.name.removeprefix('.page-')}"))  # not before it is locked
             yield own
     finally:

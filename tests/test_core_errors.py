@@ -12,7 +12,7 @@ from core.errors import UserError, reported
     "error, told",
     [
         (UserError("optim.lr = 0: must be above 0"), "error: optim.lr = 0: must be above 0\n"),
-        (PermissionError(13, "Permission denied", "/root/x"), "error: /root/x: Permission denied; name another path"),
+        (PermissionError(13, "Permission denied", "/data/x"), "error: /data/x: Permission denied; name another path"),
         (BrokenProcessPool(), "a process of this program was killed"),
     ],
 )

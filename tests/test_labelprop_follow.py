@@ -148,7 +148,7 @@ def test_a_second_run(tracker, task, tmp_path, capsys):
     assert content(tmp_path) == before
     for name in ("00099.png", "00099.jpg", "mine.png"):
         (tmp_path / "given" / name).write_bytes(b"of a mask that is not given any more, and of the user")
-    with locked(tmp_path, tmp_path), pytest.raises(UserError, match="another program writes here"):
+    with locked(tmp_path), pytest.raises(UserError, match="another program writes here"):
         follow.run(task, tracker, tmp_path, {"name": "b"}, overwrite=True)
     follow.run(task, tracker, tmp_path, {"name": "b"}, overwrite=True)
     assert not [*tmp_path.glob("given/00099*")] and (tmp_path / "given/mine.png").exists()

@@ -1,26 +1,18 @@
 """One step of the optimiser, with the gradients of a batch, which is computed at once or part by part."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
-import torch
+from contextlib import AbstractContextManager, nullcontext
 
 from core import schedule
-from core.devices import autocast
-from core.errors import UserError
+from core.devices import autocast, enough_memory
 from training import optim
 
 
-@contextmanager
-def fitting(run) -> Iterator[None]:
-    """Inside, too little memory on the device is a UserError."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"data.batch_size = {run.config.data.batch_size}: a step needs more memory than {run.device} has; set "
-            "optim.checkpointing=true, raise data.accumulate, or start a new run with a lower data.batch_size"
-        ) from None
+def fitting(run) -> AbstractContextManager[None]:
+    """Inside, a step that needs more memory than the device has is a UserError."""
+    return enough_memory(
+        f"data.batch_size = {run.config.data.batch_size}: a step needs more memory than {run.device} has; set "
+        "optim.checkpointing=true, raise data.accumulate, or start a new run with a lower data.batch_size"
+    )
 
 
 def step(run, model, batch, progress):
