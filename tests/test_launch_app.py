@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from core import protocols
 from core.errors import UserError
@@ -232,6 +233,18 @@ def test_mistakes_are_told(page, clip, tmp_path):
     with pytest.raises(gr.Error, match="no mask"):
         list(page.write(request))
     assert page.sessions["a"].written is None
+
+
+def test_too_little_memory_is_told(page, clip, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(handlers.Tracker, "segment", too_large)
+    request = SimpleNamespace(session_hash="a")
+    page.open(str(clip), request)
+    page.sessions["a"].draw(0, np.ones(SIZE, np.uint8))
+    with pytest.raises(gr.Error, match="choose a smaller size"):
+        list(page.follow(0, [*handlers.SIZES][0], request))
 
 
 def test_the_picture_tells_the_mask_exactly(page, clip):

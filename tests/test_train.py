@@ -224,6 +224,15 @@ def test_a_step_without_memory_is_told(project, monkeypatch):
     assert code == 2 and "data.batch_size = 2: a step needs more memory than cpu has" in err
 
 
+def test_a_validation_without_memory_is_told(project, davis, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("training.evaluators.Tracker.segment", too_large)
+    code, _, err = run(project[0], project[1] / "a", *settings(validation__root=davis))
+    assert code == 2 and f"validation.root = {davis}: the validation needs more memory than cpu has" in err
+
+
 def test_a_validation_that_is_left_out_ends_the_run_at_its_step(project, davis, monkeypatch):
     """With several processes, which learn of a signal one step later."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from core import distributed, protocols
-from core.devices import autocast
+from core.devices import autocast, enough_memory
 from core.errors import UserError
 from core.evaluation import davis
 from core.palette import write_indexed
@@ -113,8 +113,12 @@ class Validation:
         """{batch: losses}, {(layer, sequence): scores} and {name: picture} of this process; None after a signal."""
         rank, world, scores, pictures = distributed.rank(), distributed.world_size(), {}, {}
         sequences = runner.dealt(self.sequences, rank, world)
+        memory = enough_memory(
+            f"validation.root = {self.settings.root}: the validation needs more memory than {run.device} has; name "
+            "smaller frames, or null for none"
+        )
         try:
-            with stop.during("leaving the validation at its next frame, then saving"), aside(run):
+            with stop.during("leaving the validation at its next frame, then saving"), aside(run), memory:
                 losses = {number: self.losses(run, number, stop) for number in range(rank, self.batches, world)}
                 for layer in self.settings.layers:
                     self.follow(run, sequences, layer, scores, pictures, stop)

@@ -15,7 +15,7 @@ import cv2
 import gradio as gr
 import numpy as np
 
-from core import protocols
+from core import devices, protocols
 from core.errors import UserError
 from core.palette import OVERLAY_PALETTE
 from datasets.own_video import OwnVideo
@@ -126,7 +126,8 @@ class Page:
 
     def follow(self, t: int, size: str, request: gr.Request) -> Iterator:
         """Yield (picture, slider, status, files) until the work ends."""
-        with told():
+        memory = devices.enough_memory("a frame needs more memory than the device has; choose a smaller size")
+        with told(), memory:
             session = self.opened(request)
             video = session.video
             work = session.begin("Following", session.follow(self.tracker(size), t), video.count - t)
