@@ -139,6 +139,14 @@ def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
     assert len([*OwnVideo("12:30.mp4").frames()]) == 4
 
 
+def test_a_path_through_a_link_is_followed(tmp_path, monkeypatch):
+    film(tmp_path / "there" / "clip.mp4", np.arange(4) / 25)
+    (tmp_path / "there" / "inner").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "inner")
+    monkeypatch.chdir(tmp_path)
+    assert len([*OwnVideo("link/../clip.mp4").frames()]) == 4
+
+
 def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
     video = OwnVideo(film(tmp_path / "a.mkv", np.arange(60) / 25))
     half(video.path)

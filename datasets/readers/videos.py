@@ -210,7 +210,7 @@ def reason(error: Exception) -> str:
 @contextmanager
 def opened(path: str) -> Iterator[tuple]:
     """with opened(path) as (container, stream): PyAV's container and its video stream.  Raises UnreadableFrame."""
-    with av.open(os.path.abspath(path)) as container:  # else FFmpeg takes what is before a colon for a protocol
+    with av.open(f"file:{path}") as container:  # else FFmpeg takes what is before a colon for a protocol
         stream = container.streams.best("video")
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
             raise UnreadableFrame(path, "holds no video")
