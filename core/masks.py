@@ -60,11 +60,11 @@ def _numbers(image):
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         black = (image.getpalette("RGB") or [0])[:3] == [0, 0, 0]
         return pixels if black or np.bincount(border).argmax() == 0 else None
-    if image.mode in ("RGB", "RGBA"):
-        grey = (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all()
-        return pixels[..., 0] if grey else None
-    if image.mode == "LA":
-        return np.where(pixels[..., 1] < 128, np.uint8(0), pixels[..., 0])
+    if image.mode in ("LA", "RGB", "RGBA"):
+        pixels = np.array(image.convert("RGBA"))
+        there = pixels[..., 3] >= 128
+        grey = (pixels[..., :1] == pixels[..., :3])[there].all()
+        return np.where(there, pixels[..., 0], np.uint8(0)) if grey else None
     return pixels if pixels.ndim == 2 else None
 
 
@@ -117,7 +117,8 @@ def _numbered(path, wanted: list[Colour], known: dict[Colour, int]) -> list[int]
     """The ids of the wanted colours; new colours are added to `known`.  Void is background among the DAVIS colours."""
     davis = {tuple(colour): id for id, colour in enumerate(PALETTE.tolist())}
     davis[tuple(PALETTE[VOID].tolist())] = 0
-    if all(colour in davis and known.get(colour, davis[colour]) == davis[colour] for colour in wanted):
+    alone = lambda colour, id: all((old == colour) == (there == id) for old, there in known.items())
+    if all(colour in davis and alone(colour, davis[colour]) for colour in wanted):
         known.update((colour, davis[colour]) for colour in wanted)
     for colour in wanted:
         like = [old for old in known if np.linalg.norm(np.subtract(old, colour)) < NEAR]

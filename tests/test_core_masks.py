@@ -161,6 +161,21 @@ def test_transparency_counts_in_grey_masks_too(tmp_path):
     np.testing.assert_array_equal(masks.read(saved(tmp_path / "a.png", pixels)), np.uint8(pixels[..., 1] > 0))
 
 
+def test_ids_beside_transparency_are_the_same_in_grey_and_in_colours(ids, tmp_path):
+    greys = np.array([[200, 0], [50, 255], [100, 255]], np.uint8)[ids]
+    coloured = np.concatenate([np.repeat(greys[..., :1], 3, -1), greys[..., 1:]], -1)
+    for name, pixels in {"grey.png": greys, "coloured.png": coloured}.items():
+        np.testing.assert_array_equal(masks.read(saved(tmp_path / name, pixels)), 50 * ids, err_msg=name)
+
+
+def test_a_colour_of_davis_does_not_join_an_object_of_another_colour(ids, tmp_path):
+    known = {}
+    one = np.uint8(ids == 1)
+    for number, colour in enumerate([(10, 200, 30), tuple(PALETTE[1].tolist())], 1):
+        found = masks.read(saved(tmp_path / f"{number}.png", painted(one, (0, 0, 0), colour)), known)
+        np.testing.assert_array_equal(found, number * one)
+
+
 def test_void_is_no_object_among_the_colours_of_davis(ids, tmp_path):
     shown = np.where(ids == 2, np.uint8(255), ids)
     np.testing.assert_array_equal(masks.read(saved(tmp_path / "a.png", PALETTE[shown])), np.where(ids == 1, ids, 0))
