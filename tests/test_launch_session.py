@@ -121,11 +121,12 @@ def test_a_box_keeps_other_objects(session):
     truth = session.video.truth[5]
     session.draw(5, np.where(truth == 2, 2, 0).astype(np.uint8))
     y, x = np.nonzero(truth == 1)
-    session.box(5, 1, (int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1))
+    around = (int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1)
+    session.box(5, 1, around, session.shown(5)[1])
     found = session.ids(5)
     assert ((found == 1) == (truth == 1)).mean() > 0.95 and ((found == 2) == (truth == 2)).all()
     with pytest.raises(UserError, match="box"):
-        session.box(5, 1, (0, 0, 0, 0))
+        session.box(5, 1, (0, 0, 0, 0), session.shown(5)[1])
 
 
 def test_no_mask_to_follow_or_to_write(session, tracker):
@@ -192,6 +193,16 @@ def test_a_drawing_that_comes_after_its_successor_is_left_out(session):
     session.draw(0, early, serial=4)
     session.draw(1, early, serial=4)  # another frame
     assert [set(np.unique(session.ids(t))) for t in (0, 1)] == [{0, 2}, {0, 1}]
+
+
+def test_a_box_brings_the_strokes_before_it(session):
+    truth = session.video.truth[5]
+    stroke = np.where(session.shown(5)[1] + truth == 2, 2, 0).astype(np.uint8)
+    y, x = np.nonzero(truth == 1)
+    around = (int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1)
+    session.box(5, 1, around, stroke, serial=2)
+    session.draw(5, stroke, serial=1)  # comes after the box
+    assert set(np.unique(session.ids(5))) == {0, 1, 2}
 
 
 def test_files_are_out_of_date_where_something_is_drawn_while_they_are_written(session):

@@ -1,11 +1,13 @@
 // The frame with its mask, to draw on.  gr.HTML runs this once with `element`, `props`, `trigger` and `watch`.
 // props.value, from Python: frame (address of a picture), width, height, ids (run lengths "id*count id*count ..."), t,
 // drawable, fresh (of another video), colours ([id] -> [r, g, b]).  To Python: trigger("input", {t, w, h, ids, serial})
-// when something was drawn, and trigger("select", {t, id, box: [x, y, w, h], serial}) when a box was.
+// when something was drawn, and trigger("select", {t, w, h, ids, serial, id, box: [x, y, w, h]}) when a box was; until the
+// answer to a box has come, nothing can be drawn.
 const find = (selector) => element.querySelector(selector);
 const canvas = find(".mask"), pen = canvas.getContext("2d"), before = [];  // masks to go back to
 const tints = new Uint32Array(256);  // of each id, the four bytes of a pixel
 let ids = new Uint8Array(0), sent = 0, shown = -1, pixels = null, tool = "brush", object = 1, start = null, last = null;
+let waiting = false;  // for the answer to a box
 
 function packed() {
   const runs = [];
@@ -76,6 +78,7 @@ function show() {
   if (value.t !== shown || value.fresh) before.length = 0;
   shown = value.t;
   start = null;
+  waiting = false;
   paint();
   buttons();
 }
@@ -85,10 +88,14 @@ function place(event) {
   return { x: (event.clientX - area.left) / area.width * canvas.width, y: (event.clientY - area.top) / area.height * canvas.height };
 }
 
+function mask() {
+  return { t: props.value.t, w: canvas.width, h: canvas.height, ids: packed(), serial: ++sent };
+}
+
 function changed() {
   paint();
   buttons();
-  trigger("input", { t: props.value.t, w: canvas.width, h: canvas.height, ids: packed(), serial: ++sent });
+  trigger("input", mask());
 }
 
 function boxed(a, b) {
@@ -109,7 +116,7 @@ function move(event) {
 canvas.addEventListener("pointermove", move);
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!props.value?.drawable || event.button) return;
+  if (!props.value?.drawable || waiting || event.button) return;
   event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
   start = last = place(event);
@@ -123,7 +130,8 @@ for (const end of ["pointerup", "pointercancel"])
     if (!start) return;
     const box = boxed(start, last);
     start = null;
-    if (tool === "box") trigger("select", { t: props.value.t, id: object, box, serial: ++sent });
+    waiting = tool === "box";
+    if (waiting) trigger("select", { ...mask(), id: object, box });
     else changed();
   });
 
@@ -134,7 +142,7 @@ element.addEventListener("click", (event) => {
   if (button.dataset.tool) tool = button.dataset.tool;
   if (button.dataset.object && tool === "eraser") tool = "brush";
   buttons();
-  if (!props.value.drawable) return;
+  if (!props.value.drawable || waiting) return;
   if (button.matches(".clear")) {
     before.push(ids.slice());
     ids.fill(0);

@@ -108,10 +108,8 @@ class Page:
     def drawn(self, event: gr.EventData, request: gr.Request):
         """Keep the drawing.  -> files"""
         with told():
-            runs = np.array([run.split("*") for run in event.ids.split()], int)
             session = self.opened(request)
-            ids = np.repeat(runs[:, 0], runs[:, 1]).astype(np.uint8).reshape(event.h, event.w)
-            session.draw(event.t, ids, event.serial)
+            session.draw(event.t, painted(event), event.serial)
             return files(session)
 
     def boxed(self, event: gr.EventData, request: gr.Request):
@@ -119,7 +117,7 @@ class Page:
         with told():
             session = self.opened(request)
             try:
-                session.box(event.t, event.id, tuple(event.box), event.serial)
+                session.box(event.t, event.id, tuple(event.box), painted(event), event.serial)
             except UserError as error:
                 gr.Warning(str(error))
             return picture(event.t, *session.shown(event.t)), *files(session)
@@ -194,6 +192,12 @@ def picture(t: int, frame: np.ndarray, ids: np.ndarray, drawable: bool = True) -
         "colours": OVERLAY_PALETTE.tolist(),
         "serial": time.monotonic_ns(),
     }
+
+
+def painted(event: gr.EventData) -> np.ndarray:
+    """The mask that canvas.js has sent, ids uint8 [h,w]."""
+    runs = np.array([run.split("*") for run in event.ids.split()], int)
+    return np.repeat(runs[:, 0], runs[:, 1]).astype(np.uint8).reshape(event.h, event.w)
 
 
 def files(session: Session):

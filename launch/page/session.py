@@ -108,13 +108,13 @@ class Session:
             else:
                 self._path(kind, t).unlink(missing_ok=True)
 
-    def box(self, t: int, id: int, box: tuple[int, int, int, int], serial: int | None = None) -> None:
+    def box(self, t: int, id: int, box: tuple[int, int, int, int], ids: np.ndarray, serial: int | None = None) -> None:
         """Draw object id at frame t: GrabCut finds it in a box (x, y, w, h) [h,w].  Other objects keep their masks.
 
-        serial: as for `draw`.
+        ids, serial: the mask [h,w] before, and the number, as for `draw`.
         """
         with self._drawing:
-            frame, ids = self.shown(t)
+            frame, ids = self.shown(t)[0], ids.copy()
             found = grabcut(frame, {id: box}) == id
             ids[ids == id] = 0
             ids[found & (ids == 0)] = id
