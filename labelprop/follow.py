@@ -155,13 +155,15 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
             if (drawn := mask.with_suffix(".jpg")).exists():
                 remove(mask, drawn)
         write_record(out, origin, None)
+        written: list[Path] = []
         try:
-            write_given(task, out / GIVEN)
+            write_given(task, out / GIVEN, written)
             tracker = tracker.adapted(task.length, task.frame)
             results = carried(task.frames(), tracker, task.given())
             count = write_results(results, task, tracker, out)
         except BaseException as error:
             clear(out)
+            remove(*written)
             if not isinstance(error, Exception):
                 print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
             raise
@@ -175,13 +177,15 @@ def write_record(out: Path, origin: dict[str, Any], frames: int | None) -> None:
         part.write_text(json.dumps({**origin, "frames": frames}, indent=1) + "\n")
 
 
-def write_given(task: Task, folder: Path) -> None:
-    """Write every given mask as PNG, and an overlay of it on its frame as JPEG."""
+def write_given(task: Task, folder: Path, written: list[Path]) -> None:
+    """Write every given mask as PNG, and an overlay of it on its frame as JPEG; add the files to `written`."""
     for number, ids in task.masks.items():
         frame = task.video.frame(number)
-        write_indexed(folder / f"{frame.name}.png", ids)
-        write_picture(folder / f"{frame.name}.jpg", overlay(frame.pixels, ids))
-        print(f"frame {number}: {followed({number: ids})}; see {folder / frame.name}.jpg", flush=True)
+        mask, picture = (folder / f"{frame.name}{suffix}" for suffix in (".png", ".jpg"))
+        written += mask, picture
+        write_indexed(mask, ids)
+        write_picture(picture, overlay(frame.pixels, ids))
+        print(f"frame {number}: {followed({number: ids})}; see {picture}", flush=True)
 
 
 def write_results(results: Generator, task: Task, tracker: Any, out: Path) -> int:
