@@ -84,11 +84,11 @@ def train(run, loader, validation, book):
                 run.save()
                 break
             progress = schedule.Progress(run.step, epoch, total)
-            if run.step % config.log.picture_steps == 0 and distributed.rank() == 0:
-                with aside(run):
-                    pictures = run.method.pictures({name: value.to(run.device) for name, value in batch.items()})
-                book.pictures(pictures, run.step + 1)
             with fitting(run):
+                if run.step % config.log.picture_steps == 0 and distributed.rank() == 0:
+                    with aside(run):
+                        pictures = run.method.pictures({name: value.to(run.device) for name, value in batch.items()})
+                    book.pictures(pictures, run.step + 1)
                 losses, lr = step(run, model, batch, progress)
             meter.add(losses, config.data.batch_size)
             if run.step % config.log.scalar_steps == 0 or run.step == end:

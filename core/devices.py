@@ -45,5 +45,6 @@ def enough_memory(told: str) -> Iterator[None]:
     """Inside, too little memory on the device is a UserError that says `told`."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise UserError(told) from None
+    except (RuntimeError, MemoryError) as error:
+        scarce = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        raise (UserError(told) if scarce else error) from None  # on a CPU it is a RuntimeError of that text

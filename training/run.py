@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from core import checkpoint, distributed
+from core.devices import enough_memory
 from core.errors import UserError
 from core.schema import as_plain
 from training import optim
@@ -144,7 +145,8 @@ class Run:
         if not isinstance(content, dict) or not {"method", "optimiser", "config", "step"} <= content.keys():
             raise UserError(f"{path}: holds no training state; name a last.pth of this program")
         try:
-            self._restore(content, path)
+            with enough_memory(f"{path}: going on needs more memory than {self.device} has free"):
+                self._restore(content, path)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__} {error}".splitlines()[0]
             raise UserError(f"{path}: holds a damaged training state ({reason}); name another last.pth") from error

@@ -9,9 +9,14 @@ from training import optim
 
 def fitting(run) -> AbstractContextManager[None]:
     """Inside, a step that needs more memory than the device has is a UserError."""
+    config, cures = run.config, ["start a new run with a lower data.batch_size"]
+    if not run.method.undivided:
+        cures.insert(0, "raise data.accumulate")
+    if not (config.optim.checkpointing or config.optim.compile):
+        cures.insert(0, "set optim.checkpointing=true")
     return enough_memory(
-        f"data.batch_size = {run.config.data.batch_size}: a step needs more memory than {run.device} has; set "
-        "optim.checkpointing=true, raise data.accumulate, or start a new run with a lower data.batch_size"
+        f"data.batch_size = {config.data.batch_size}: a step needs more memory than {run.device} has; "
+        + ", or ".join(cures)
     )
 
 
