@@ -23,7 +23,6 @@ from core import devices, distributed, protocols, strict, submission
 from core.atomic import replacing
 from core.errors import UserError, reported
 from core.evaluation import davis, page, report
-from core.palette import read_ids
 from datasets import own_video, vos_sequences
 from labelprop import Tracker, follow, runner
 
@@ -167,26 +166,22 @@ def nothing_empty(out: Path):
         raise
 
 
-def same_size(sequence, masks):
-    """Whether a sequence's masks have the size of its annotations, which may miss the frames' by a pixel or two."""
-    first = f"{sequence.frame_names[0]}.png"
-    return read_ids(sequence.annotations / first).shape == read_ids(masks / sequence.name / first).shape
-
-
 def score(sequences, masks, out):
     """Print and write J&F of the sequences with an annotation of every frame.  masks, out: folders."""
-    scored = [s for s in sequences if s.annotations and s.length >= 3 and same_size(s, masks)]
-    if not scored:
-        print(f"no J&F: none of the {len(sequences)} sequences has 3 frames or more, all annotated at their size")
-        return
-    pairs = [(s.annotations, masks / s.name) for s in scored]
-    scores = davis.evaluate_folders(pairs)
-    print(f"\n{report.table(scores)}")
-    if len(scored) < len(sequences):
-        print(f"left out: {len(sequences) - len(scored)} sequences, short or not all annotated at their size")
-    report.write(scores, out)
-    page.write(out / page.NAME, scores, pairs, {s.name: s.images for s in scored})
-    print(f"tables: {out}\nto look at: {out / page.NAME}")
+    reasons = {}
+    for sequence in sequences:
+        reasons.setdefault(sequence.unscored(), []).append(sequence.name)
+    if scored := [s for s in sequences if s.name in reasons.get("", ())]:
+        pairs = [(s.annotations, masks / s.name) for s in scored]
+        scores = davis.evaluate_folders(pairs)
+        print(f"\n{report.table(scores)}")
+        report.write(scores, out)
+        page.write(out / page.NAME, scores, pairs, {s.name: s.images for s in scored})
+        print(f"tables: {out}\nto look at: {out / page.NAME}")
+    for reason, names in reasons.items():
+        if reason:
+            more = ", ..." if len(names) > 3 else ""
+            print(f"no J&F of {', '.join(names[:3])}{more} ({len(names)} of {len(sequences)} sequences): {reason}")
 
 
 def submit(sequences, masks, path, some):

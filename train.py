@@ -63,6 +63,8 @@ def train(run, loader, validation, book):
             due = lambda steps: run.step % steps == 0 or run.step == end
             complete = True
             if run.measured < run.step and due(every):  # a validation that a signal ended is still due
+                if validation.sequences:
+                    run.save()  # an error in the validation must not cost the steps
                 complete = validation.measure(run, book, stop)
                 meter.clear()
             # Of a validation that is left out all know at once; it is due at this step alone.
@@ -161,6 +163,7 @@ def main():
     book.line(f"{count} videos in {data.root}, data.reader = {data.reader}, {spacing}")
     if fresh:
         book.line(f"{args.init} lacks {len(fresh)} weights, which start at random: {', '.join(fresh[:4])}, ...")
+    validation.begin(run, book)
     try:
         with distributed.peers():
             halted = train(run, loader, validation, book)

@@ -76,6 +76,19 @@ class VosSequence:
         """
         return self._births()[0]
 
+    def unscored(self) -> str:
+        """Why J&F of it cannot be measured, in words; "" where it can.  Raises UserError for a damaged file."""
+        if self.annotations is None:
+            return "not every frame has an annotation"
+        if self.length < 3:
+            return "fewer than 3 frames"
+        height, width = self.frame(0).shape[:2]
+        for name in self.frame_names:
+            there = read_ids(self.annotations / f"{name}.png").shape
+            if there != (height, width):
+                return f"annotation {name}.png has {there[1]}x{there[0]} pixels, the frames {width}x{height}"
+        return ""
+
     def doubts(self) -> Iterator[tuple[Path, str]]:
         """Yield (path, remark) for every given mask that looks wrong or is read in a special way."""
         given, binary = self._births()

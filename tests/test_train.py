@@ -213,6 +213,8 @@ def test_the_best_network_is_of_one_way_to_measure(project, davis, tmp_path):
     assert told(4, *on(moved))[0] is False
     assert told(5, *on(moved, "[video0]"))[0] is True
     assert told(6, *on(moved, "[video0]"), ("validation__layers", "[key]"))[0] is True
+    assert told(6, *on(moved), ("validation__layers", "[key]"))[0] is True  # a run that is finished already
+    assert checkpoint.load(runs / "a" / "last.pth")["measured"] == 6
 
 
 def test_a_step_without_memory_is_told(project, monkeypatch):
@@ -226,11 +228,13 @@ def test_a_step_without_memory_is_told(project, monkeypatch):
 
 def test_a_validation_without_memory_is_told(project, davis, monkeypatch):
     def too_large(*_, **__):
-        raise torch.OutOfMemoryError
+        torch.empty(1 << 60, dtype=torch.uint8)
 
+    config, runs = project
     monkeypatch.setattr("training.evaluators.Tracker.segment", too_large)
-    code, _, err = run(project[0], project[1] / "a", *settings(validation__root=davis))
+    code, _, err = run(config, runs / "a", *settings(validation__root=davis))
     assert code == 2 and f"validation.root = {davis}: the validation needs more memory than cpu has" in err
+    assert checkpoint.load(runs / "a" / "last.pth")["step"] > 0  # the steps are not lost
 
 
 def test_a_validation_that_is_left_out_ends_the_run_at_its_step(project, davis, monkeypatch):
@@ -305,18 +309,18 @@ def test_validation_measures_keeps_the_best_and_leaves_no_trace(project, davis):
     assert best["score"] == pytest.approx(max(scores), abs=0.06)
     assert checkpoint.load(runs / "measured" / "best_key.pth")["score"] > 0
     assert checkpoint.load(runs / "measured" / "epoch0001.pth")["step"] == 3
-    # J&F of a layer that was not measured is not told.
+    # Another layer is measured, though the run is finished.
     layer = settings(validation__layers="[res3]")
     code, out, err = run(config, runs / "measured", "--set", "schedule.steps=4", *root, *layer)
-    assert code == 0 and "J&F not measured" in out, err
+    assert code == 0 and "measured in another way" in out and "J&F of res3" in out, err
     # A missing mask is reported at the start, not after the first epoch, and so is a sequence that is too short.
     (davis / "Annotations/480p/video1/00003.png").unlink()
     code, _, err = run(config, runs / "new", *root)
-    assert code == 2 and "video1: validation needs a mask of every frame" in err
+    assert code == 2 and "not every frame has an annotation" in err and "video1" in err
     for frame in (davis / "JPEGImages/480p/video1").glob("0000[2-5].jpg"):
         frame.unlink()
     code, _, err = run(config, runs / "new", *root)
-    assert code == 2 and "video1: validation needs 3 frames or more" in err
+    assert code == 2 and "fewer than 3 frames" in err
 
 
 def test_validation_clips_are_of_its_sequences(project, davis):

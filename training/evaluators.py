@@ -51,10 +51,10 @@ class Validation:
         self.sequences = vos_sequences.davis(root, names=self.settings.sequences or None)
         self.annotations = root / "Annotations" / "480p"
         for sequence in self.sequences:
-            if sequence.annotations is None:
-                raise UserError(f"{self.annotations / sequence.name}: validation needs a mask of every frame")
-            if sequence.length < 3:
-                raise UserError(f"{self.annotations / sequence.name}: validation needs 3 frames or more")
+            if reason := sequence.unscored():
+                raise UserError(
+                    f"{self.annotations / sequence.name}: validation needs J&F, which cannot be measured: {reason}"
+                )
             sequence.given()
         if max(sequence.length for sequence in self.sequences) < config.clip.frames:
             raise UserError(
@@ -67,6 +67,16 @@ class Validation:
         size = min(config.data.batch_size // config.data.accumulate, len(clips))
         self.loader = ClipLoader(clips, size, 0, config.data.bad_share, device)
         self.batches = max(1, self.CLIPS // self.loader.batch_size)
+
+    def begin(self, run, book):
+        """Forget the scores of a run that were measured in another way: on other sequences, or by another protocol."""
+        if not self.sequences:
+            return
+        basis = self.basis(run.config)
+        if run.best and run.basis not in (None, basis):
+            book.line("J&F is measured in another way than before: the best network is chosen anew")
+            run.best, run.score, run.measured = {}, {}, 0
+        run.basis = basis
 
     def measure(self, run, book, stop):
         """Measure, log, and save the network where J&F is the highest so far.
@@ -82,11 +92,6 @@ class Validation:
             if None in shares:
                 book.line("the validation is left out; it comes first when the run goes on")
                 return False
-            basis = self.basis(run.config)
-            if run.best and run.basis not in (None, basis):
-                book.line("J&F is measured in another way than before: the best network is chosen anew")
-                run.best = {}
-            run.basis = basis
             losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
             for layer in self.settings.layers:
                 objects = [one for each in self.sequences for one in scores[layer, each.name]]
