@@ -26,7 +26,7 @@ from PIL import Image
 
 import evaluate
 import models
-from core import checkpoint
+from core import checkpoint, masks
 from core.errors import UserError
 from core.evaluation import report
 from core.palette import read_ids, write_indexed
@@ -240,6 +240,9 @@ def test_masks_and_frames(tmp_path, content):
         sequence = vos_sequences.VosSequence("video", (path,), (path,), (True,))
         sequence.given()
         list(sequence.doubts())
+    with answered(path):
+        ids = masks.read(path)
+        assert ids.dtype == np.uint8 and ids.ndim == 2
     with suppress(readers.UnreadableFrame):
         frame = read_frame(path)
         assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
