@@ -33,9 +33,9 @@ def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarr
 
     Palette indices and grey values are the ids, but a mask of black and white alone, with or without soft edges, is
     object 1.  In RGB pictures, and in palettes whose index 0 is neither black nor along the border, each colour is an
-    object.  Black and transparent pixels are the background; where there are none, white is.  Colours of the DAVIS
-    palette have their DAVIS ids; other colours are numbered from 1 in the order of their first pixels, row by row.
-    Pixels of soft edges take the nearest colour.
+    object, and so is white beside greys on a transparent ground.  Black and transparent pixels are the background;
+    where there are none, white is.  Colours of the DAVIS palette have their DAVIS ids; other colours are numbered from
+    1 in the order of their first pixels, row by row.  Pixels of soft edges take the nearest colour.
     colours: {RGB: id} of the masks read before.  The colours of this mask are added, so that a colour stays one object.
 
     Raises UserError for a file that is missing or damaged, and for a picture that is no mask.
@@ -47,14 +47,15 @@ def read(path: str | Path, colours: dict[Colour, int] | None = None) -> np.ndarr
         raise UserError(f"{path}: there is no such mask") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a mask ({error}); save it as PNG") from None
-    numbers = _numbers(image)
+    known = {} if colours is None else colours
+    numbers = _numbers(image, known)
     if numbers is not None:
         return _of_numbers(path, numbers, NEAR if image.format == "JPEG" else 0)
-    return _of_colours(path, np.array(image.convert("RGBA")), {} if colours is None else colours)
+    return _of_colours(path, np.array(image.convert("RGBA")), known)
 
 
-def _numbers(image):
-    """The pixel values [H,W] where these are the ids, or None where the colours decide."""
+def _numbers(image, known):
+    """The pixel values [H,W] where these are the ids, or None where the colours decide.  known: as in `_of_colours`."""
     pixels = np.array(image)
     if image.mode == "P":
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -63,8 +64,13 @@ def _numbers(image):
     if image.mode in ("LA", "RGB", "RGBA"):
         pixels = np.array(image.convert("RGBA"))
         there = pixels[..., 3] >= 128
-        grey = (pixels[..., :1] == pixels[..., :3])[there].all()
-        return np.where(there, pixels[..., 0], np.uint8(0)) if grey else None
+        if (pixels[..., :1] != pixels[..., :3])[there].any():
+            return None
+        values = ids_in(pixels[there, 0][None]) if there.any() else set()
+        drawn = not there.all() and VOID in values and len(values) > 1  # white is an object among greys, not void
+        if drawn or any((value,) * 3 in known for value in values):
+            return None
+        return np.where(there, pixels[..., 0], np.uint8(0))
     return pixels if pixels.ndim == 2 else None
 
 
@@ -117,15 +123,16 @@ def _numbered(path, wanted: list[Colour], known: dict[Colour, int]) -> list[int]
     """The ids of the wanted colours; new colours are added to `known`.  Void is background among the DAVIS colours."""
     davis = {tuple(colour): id for id, colour in enumerate(PALETTE.tolist())}
     davis[tuple(PALETTE[VOID].tolist())] = 0
-    alone = lambda colour, id: all((old == colour) == (there == id) for old, there in known.items())
-    if all(colour in davis and alone(colour, davis[colour]) for colour in wanted):
+    like = lambda one, other: np.linalg.norm(np.subtract(one, other)) < NEAR
+    joins = lambda colour, id: all(like(old, colour) for old, there in known.items() if there == id)
+    if all(c in davis and known.get(c, davis[c]) == davis[c] and joins(c, davis[c]) for c in wanted):
         known.update((colour, davis[colour]) for colour in wanted)
     for colour in wanted:
-        like = [old for old in known if np.linalg.norm(np.subtract(old, colour)) < NEAR]
-        free = [] if like else [id for id in range(1, VOID) if id not in known.values()]
-        if not (like or free):
+        same = [old for old in known if like(old, colour)]
+        free = [] if same else [id for id in range(1, VOID) if id not in known.values()]
+        if not (same or free):
             raise UserError(f"{path}: with the masks before it, holds more than 254 colours; each is an object")
-        known[colour] = known[like[0]] if like else free[0]
+        known[colour] = known[same[0]] if same else free[0]
     return [known[colour] for colour in wanted]
 
 

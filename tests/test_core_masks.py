@@ -176,6 +176,23 @@ def test_a_colour_of_davis_does_not_join_an_object_of_another_colour(ids, tmp_pa
         np.testing.assert_array_equal(found, number * one)
 
 
+def test_white_and_greys_on_a_transparent_ground_are_objects(ids, tmp_path):
+    clear, first_row = (9, 9, 9, 0), np.array([0, 2, 1], np.uint8)[ids]
+    for name, grey in {"a.png": (128, 128, 128, 255), "b.png": (*RED, 255)}.items():
+        known = {}
+        both = saved(tmp_path / name, painted(ids, clear, grey, (255, 255, 255, 255)))
+        np.testing.assert_array_equal(masks.read(both, known), first_row)
+        alone = saved(tmp_path / f"one_{name}", painted(ids * (ids == 1), clear, grey))
+        np.testing.assert_array_equal(masks.read(alone, known), first_row * (ids == 1))
+
+
+def test_a_colour_that_compression_changed_keeps_the_ids_of_davis(ids, tmp_path):
+    known, both = {}, np.where(ids == 2, 5, ids)
+    masks.read(saved(tmp_path / "a.png", PALETTE[np.uint8(ids == 1)]), known)
+    masks.read(saved(tmp_path / "b.jpg", PALETTE[np.uint8(ids == 1)]), known)
+    np.testing.assert_array_equal(masks.read(saved(tmp_path / "c.png", PALETTE[both]), known), both)
+
+
 def test_void_is_no_object_among_the_colours_of_davis(ids, tmp_path):
     shown = np.where(ids == 2, np.uint8(255), ids)
     np.testing.assert_array_equal(masks.read(saved(tmp_path / "a.png", PALETTE[shown])), np.where(ids == 1, ids, 0))
