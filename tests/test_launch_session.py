@@ -203,6 +203,9 @@ def test_a_box_brings_the_strokes_before_it(session):
     session.box(5, 1, around, stroke, serial=2)
     session.draw(5, stroke, serial=1)  # comes after the box
     assert set(np.unique(session.ids(5))) == {0, 1, 2}
+    with pytest.raises(UserError, match="box"):
+        session.box(4, 1, (0, 0, 0, 0), stroke, serial=3)
+    assert set(np.unique(session.ids(4))) == {0, 2}
 
 
 def test_files_are_out_of_date_where_something_is_drawn_while_they_are_written(session):

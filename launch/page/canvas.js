@@ -2,12 +2,13 @@
 // props.value, from Python: frame (address of a picture), width, height, ids (run lengths "id*count id*count ..."), t,
 // drawable, fresh (of another video), colours ([id] -> [r, g, b]).  To Python: trigger("input", {t, w, h, ids, serial})
 // when something was drawn, and trigger("select", {t, w, h, ids, serial, id, box: [x, y, w, h]}) when a box was; until the
-// answer to a box has come, nothing can be drawn.
+// answer to a box has come, for WAIT ms at most, nothing can be drawn.
 const find = (selector) => element.querySelector(selector);
 const canvas = find(".mask"), pen = canvas.getContext("2d"), before = [];  // masks to go back to
 const tints = new Uint32Array(256);  // of each id, the four bytes of a pixel
 let ids = new Uint8Array(0), sent = 0, shown = -1, pixels = null, tool = "brush", object = 1, start = null, last = null;
-let waiting = false;  // for the answer to a box
+const WAIT = 5000;
+let waiting = 0;  // for the answer to a box, until this time
 
 function packed() {
   const runs = [];
@@ -78,7 +79,7 @@ function show() {
   if (value.t !== shown || value.fresh) before.length = 0;
   shown = value.t;
   start = null;
-  waiting = false;
+  waiting = 0;
   paint();
   buttons();
 }
@@ -116,7 +117,7 @@ function move(event) {
 canvas.addEventListener("pointermove", move);
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!props.value?.drawable || waiting || event.button) return;
+  if (!props.value?.drawable || Date.now() < waiting || event.button) return;
   event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
   start = last = place(event);
@@ -130,9 +131,9 @@ for (const end of ["pointerup", "pointercancel"])
     if (!start) return;
     const box = boxed(start, last);
     start = null;
-    waiting = tool === "box";
-    if (waiting) trigger("select", { ...mask(), id: object, box });
-    else changed();
+    if (tool !== "box") return changed();
+    waiting = Date.now() + WAIT;
+    trigger("select", { ...mask(), id: object, box });
   });
 
 element.addEventListener("click", (event) => {
@@ -142,7 +143,7 @@ element.addEventListener("click", (event) => {
   if (button.dataset.tool) tool = button.dataset.tool;
   if (button.dataset.object && tool === "eraser") tool = "brush";
   buttons();
-  if (!props.value.drawable || waiting) return;
+  if (!props.value.drawable || Date.now() < waiting) return;
   if (button.matches(".clear")) {
     before.push(ids.slice());
     ids.fill(0);

@@ -114,7 +114,9 @@ class Session:
         ids, serial: the mask [h,w] before, and the number, as for `draw`.
         """
         with self._drawing:
-            frame, ids = self.shown(t)[0], ids.copy()
+            self.draw(t, ids, serial)
+            frame = self.shown(t)[0]
+            ids = nearest(ids, frame.shape[:2]).copy()  # of another video where this was opened meanwhile
             found = grabcut(frame, {id: box}) == id
             ids[ids == id] = 0
             ids[found & (ids == 0)] = id
