@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -147,7 +147,7 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
     with ExitStack() as stack:
         with named(out, "written to"):
             stack.enter_context(locked(out))
-        again = (out / RECORD).exists()
+        again, before = (out / RECORD).exists(), [*(out / GIVEN).glob("*")]  # which may hold masks of the user
         if finished(out, origin, task.video.path, overwrite):
             print(f"finished before: {out / OVERLAY}; --overwrite does it again")
             return
@@ -163,7 +163,9 @@ def run(task: Task, tracker: Any, out: Path, origin: dict[str, Any], overwrite: 
             count = write_results(results, task, tracker, out)
         except BaseException as error:
             clear(out)
-            remove(*written)
+            remove(*(path for path in written if path not in before))
+            with suppress(OSError):
+                (out / GIVEN).rmdir()
             if not isinstance(error, Exception):
                 print("nothing unfinished is kept; the same command starts this video again", file=sys.stderr)
             raise

@@ -179,10 +179,14 @@ def test_nothing_unfinished_stays_and_the_same_run_goes_on(tracker, task, tmp_pa
     monkeypatch.setattr(follow, "measures", fails)
     with pytest.raises(ends):
         follow.run(task, tracker, tmp_path, {"name": "a"})
-    assert not content(tmp_path)
+    assert not [*tmp_path.iterdir()]
     assert ("the same command" in capsys.readouterr().err) == (ends is not UserError)
     follow.run(task, tracker, tmp_path, {"name": "a"})
     assert (tmp_path / "overlay.mp4").exists()
+    calls.clear()
+    with pytest.raises(ends):  # what was in given/ before, perhaps --mask itself, stays
+        follow.run(task, tracker, tmp_path, {"name": "a"}, overwrite=True)
+    assert sorted(content(tmp_path)) == ["given/00000.jpg", "given/00000.png"]
 
 
 def test_a_kill_leaves_nothing_that_counts(tracker, task, tmp_path):
