@@ -46,5 +46,11 @@ def enough_memory(told: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        scarce = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        raise (UserError(told) if scarce else error) from None  # on a CPU it is a RuntimeError of that text
+        if scarce(error):
+            raise UserError(told) from None
+        raise
+
+
+def scarce(error: Exception) -> bool:
+    """Whether an error says that there is too little memory.  On a CPU it is torch's RuntimeError of this text."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

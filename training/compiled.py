@@ -5,6 +5,7 @@ import logging
 import torch
 from torch._functorch import config as functorch
 
+from core.devices import scarce
 from core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ def compile_forward(method: torch.nn.Module) -> None:
                 losses = fast(batch)
             compiled = True
             return losses
-        except (UserError, torch.OutOfMemoryError):
+        except UserError:
             raise
         except Exception as error:
-            if compiled:  # it worked, and random numbers may be drawn already
+            if compiled or scarce(error):  # once it has worked, random numbers may be drawn already
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("optim.compile: torch.compile fails here, and training goes on without it (%s)", reason)

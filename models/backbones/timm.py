@@ -8,6 +8,7 @@ import sys
 import torch
 
 from core import checkpoint
+from core.devices import scarce
 from core.errors import UserError
 from core.suggest import suggestion
 from models.extractor import Extractor
@@ -52,9 +53,9 @@ class Timm(Extractor):
         H, W = images.shape[-2:]
         try:
             return self._map(images, index)
-        except torch.OutOfMemoryError:
-            raise
         except (AssertionError, RuntimeError, ValueError) as error:  # timm raises all of these for wrong sizes
+            if scarce(error):
+                raise
             coarse = max(px for _, px in self._places.values())
             raise UserError(
                 f"timm's {self.name} cannot read frames of {H} x {W} px ({_line(error)}); "
