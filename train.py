@@ -163,7 +163,7 @@ def main():
     book.line(f"{count} videos in {data.root}, data.reader = {data.reader}, {spacing}")
     if fresh:
         book.line(f"{args.init} lacks {len(fresh)} weights, which start at random: {', '.join(fresh[:4])}, ...")
-    validation.begin(run, book)
+    validation.begin(run)
     try:
         with distributed.peers():
             halted = train(run, loader, validation, book)

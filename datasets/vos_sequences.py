@@ -15,6 +15,7 @@ import numpy as np
 
 from core import palette
 from core.errors import UserError
+from core.evaluation.folders import masks_in
 from core.palette import VOID, ids_in, read_ids
 from core.suggest import suggestion
 from datasets.listing import LONGEST, list_folder
@@ -78,10 +79,11 @@ class VosSequence:
 
     def unscored(self) -> str:
         """Why J&F of it cannot be measured, in words; "" where it can.  Raises UserError for a damaged file."""
-        if self.annotations is None:
-            return "not every frame has an annotation"
         if self.length < 3:
             return "fewer than 3 frames"
+        names = {f"{name}.png" for name in self.frame_names}
+        if self.annotations is None or names != {path.name for path in masks_in(self.annotations)}:
+            return "not every frame is written and annotated, or its folder holds annotations of other frames"
         height, width = self.frame(0).shape[:2]
         for name in self.frame_names:
             there = read_ids(self.annotations / f"{name}.png").shape

@@ -213,8 +213,12 @@ def test_the_best_network_is_of_one_way_to_measure(project, davis, tmp_path):
     assert told(4, *on(moved))[0] is False
     assert told(5, *on(moved, "[video0]"))[0] is True
     assert told(6, *on(moved, "[video0]"), ("validation__layers", "[key]"))[0] is True
-    assert told(6, *on(moved), ("validation__layers", "[key]"))[0] is True  # a run that is finished already
-    assert checkpoint.load(runs / "a" / "last.pth")["measured"] == 6
+    # Of a run that is finished nothing is measured, so its best network stays, and no J&F of another set is told.
+    best, known = checkpoint.load(runs / "a" / "best.pth"), checkpoint.load(runs / "a" / "last.pth")["best"]
+    code, out, err = run(config, runs / "a", *settings(schedule__steps=6), *settings(**dict(on(moved))))
+    assert code == 0 and "J&F not measured" in out, err
+    assert checkpoint.load(runs / "a" / "best.pth")["score"] == best["score"]
+    assert checkpoint.load(runs / "a" / "last.pth")["best"] == known
 
 
 def test_a_step_without_memory_is_told(project, monkeypatch):
@@ -309,14 +313,14 @@ def test_validation_measures_keeps_the_best_and_leaves_no_trace(project, davis):
     assert best["score"] == pytest.approx(max(scores), abs=0.06)
     assert checkpoint.load(runs / "measured" / "best_key.pth")["score"] > 0
     assert checkpoint.load(runs / "measured" / "epoch0001.pth")["step"] == 3
-    # Another layer is measured, though the run is finished.
+    # J&F of a layer that was not measured is not told.
     layer = settings(validation__layers="[res3]")
     code, out, err = run(config, runs / "measured", "--set", "schedule.steps=4", *root, *layer)
-    assert code == 0 and "measured in another way" in out and "J&F of res3" in out, err
+    assert code == 0 and "J&F not measured" in out, err
     # A missing mask is reported at the start, not after the first epoch, and so is a sequence that is too short.
     (davis / "Annotations/480p/video1/00003.png").unlink()
     code, _, err = run(config, runs / "new", *root)
-    assert code == 2 and "not every frame has an annotation" in err and "video1" in err
+    assert code == 2 and "not every frame is written and annotated" in err and "video1" in err
     for frame in (davis / "JPEGImages/480p/video1").glob("0000[2-5].jpg"):
         frame.unlink()
     code, _, err = run(config, runs / "new", *root)

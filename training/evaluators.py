@@ -68,15 +68,10 @@ class Validation:
         self.loader = ClipLoader(clips, size, 0, config.data.bad_share, device)
         self.batches = max(1, self.CLIPS // self.loader.batch_size)
 
-    def begin(self, run, book):
-        """Forget the scores of a run that were measured in another way: on other sequences, or by another protocol."""
-        if not self.sequences:
-            return
-        basis = self.basis(run.config)
-        if run.best and run.basis not in (None, basis):
-            book.line("J&F is measured in another way than before: the best network is chosen anew")
-            run.best, run.score, run.measured = {}, {}, 0
-        run.basis = basis
+    def begin(self, run):
+        """Forget the scores of the last validation where they were measured in another way."""
+        if self.sequences and run.basis not in (None, self.basis(run.config)):
+            run.score = {}
 
     def measure(self, run, book, stop):
         """Measure, log, and save the network where J&F is the highest so far.
@@ -92,6 +87,11 @@ class Validation:
             if None in shares:
                 book.line("the validation is left out; it comes first when the run goes on")
                 return False
+            basis = self.basis(run.config)
+            if run.best and run.basis not in (None, basis):
+                book.line("J&F is measured in another way than before: the best network is chosen anew")
+                run.best = {}
+            run.basis = basis
             losses, scores, pictures = (dict(ChainMap(*parts)) for parts in zip(*shares))
             for layer in self.settings.layers:
                 objects = [one for each in self.sequences for one in scores[layer, each.name]]
