@@ -123,7 +123,7 @@ def test_ctrl_c(folder, program, monkeypatch):
         patched.setattr(follow, "measures", interrupted)
         code, told = program(*FEW, *BASE, "--end", "4")
     assert code == 130 and "the same command" in told
-    assert sorted(content(folder / "out")) == ["given/0.jpg", "given/0.png"]
+    assert not (folder / "out").exists()
     assert program(*FEW, *BASE, "--end", "4")[0] == 0 and (folder / "out/overlay.mp4").exists()
 
 
@@ -139,7 +139,7 @@ def test_no_space(folder, program, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", full)
     code, told = program(*FEW, *BASE)
     assert code == 2 and ".png: cannot be written" in told and "No space left" in told
-    assert set(content(folder / "out")) == {"given/0.jpg", "given/0.png"}
+    assert not (folder / "out").exists()
 
 
 def test_a_file_that_grows(folder, program, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_file_that_grows(folder, program, monkeypatch):
     write_indexed("ids.png", ids)
     code, told = program("--video", "a.mp4", "--mask", "ids.png", *BASE)
     assert code == 2 and "a.mp4: changed while it was read" in told
-    assert set(content(folder / "out")) == {"given/00000.jpg", "given/00000.png"}
+    assert not (folder / "out").exists()
 
 
 @pytest.fixture(scope="module")
