@@ -66,7 +66,7 @@ def _numbers(image, known):
         there = pixels[..., 3] >= 128
         if (pixels[..., :1] != pixels[..., :3])[there].any():
             return None
-        values = ids_in(pixels[there, 0][None]) if there.any() else set()
+        values = np.unique(pixels[there, 0]).tolist()
         drawn = not there.all() and VOID in values and len(values) > 1  # white is an object among greys, not void
         if drawn or any((value,) * 3 in known for value in values):
             return None

@@ -47,8 +47,10 @@ def test_train_refuses_a_python_that_lacks_packages():
 
 def checked(monkeypatch, imports=True, **changes):
     """Check the packages as if these versions were installed -> (lacks, differences).  imports: torchvision imports."""
-    pinned = {"torch": "2.11.0+cu130", "torchvision": "0.26.0", "numpy": "2.3.5", "tensorboardX": "2.6.5"}
-    pinned["opencv-python"] = "4.12"
+    pinned = {
+        "torch": "2.11.0+cu130", "torchvision": "0.26.0", "numpy": "2.3.5", "tensorboardX": "2.6.5",
+        "opencv-python": "4.12",
+    }  # fmt: skip
     needed = {re.split("[<>=]", line)[0]: "99" for line in LINES if not line.startswith("#")}
     versions = needed | {"opencv-python-headless": None} | pinned | changes
 
