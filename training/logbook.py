@@ -28,13 +28,17 @@ class _Curves:
             return
         try:
             from tensorboardX import SummaryWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
 
             # Files are named by the second and the machine: with the step, too, a start in the same second overwrites
             # nothing.
-            self.writer = SummaryWriter(str(folder), purge_step=first_step, filename_suffix=f".{first_step:09d}")
+            self.writer = SummaryWriter(str(folder), filename_suffix=f".{first_step:09d}")
             # Its thread would end on a full disk, and adding then wait for ever; written here, errors come here.
             self.events = self.writer.file_writer.event_writer
             self.events.add_event = self.events._ev_writer.write_event
+            # The writer's purge_step would go by its thread, and hide what is written here before.
+            start = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+            self.writer.file_writer.add_event(start)
         except ImportError:
             log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
         except OSError as error:
