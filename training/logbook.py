@@ -37,8 +37,7 @@ class _Curves:
             self.events = self.writer.file_writer.event_writer
             self.events.add_event = self.events._ev_writer.write_event
             # The writer's purge_step would go by its thread, and hide what is written here before.
-            start = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
-            self.writer.file_writer.add_event(start)
+            self.writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
         except ImportError:
             log.warning("no TensorBoard log: tensorboardX is missing (%s -m pip install tensorboardX)", sys.executable)
         except OSError as error:
