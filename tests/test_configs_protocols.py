@@ -8,7 +8,7 @@ from core.errors import UserError
 NUMBERS = ("window", "radius", "window_reference", "temperature", "top_k", "context", "repeat_reference")
 VALUES = {
     "DUL": ("disc", 12, False, 0.05, 10, 20, True),
-    "best": ("disc", 12, False, 0.05, 10, 20, True),
+    "best": ("disc", 12, False, 0.05, 7, 30, True),
     "INO": ("square", 40, True, 0.1, 5, 10, False),
     "INO_ytvos": ("square", 50, True, 0.1, 5, 20, False),
     "DINO": ("square", 12, True, 0.1, 5, 7, False),
