@@ -132,8 +132,8 @@ class Propagation(Section):
     window_reference: whether the window applies to the reference frame too.
     context: frames before the query that vote besides the reference.  repeat_reference: indices before the
     group's birth are replaced by the reference (DUL, CRW) instead of left out (INO, DINO).
-    norm_frames: this many frames of the video, evenly spread, give means and variances to the network's batch norm;
-    0 = it keeps those of its training.  Validation leaves it out.
+    norm_frames: this many frames of the video, evenly spread, give means and variances to the batch norms of maps
+    finer than the cells; 0 = they keep those of their training, as the others do.  Validation leaves it out.
     readout: "smooth" = soft mask bilinear (align_corners) to the video's size, argmax (DUL, CRW);
     "grid" = bilinear by the patch size, argmax there, nearest to the video's size (INO, DINO); "nearest" = nearest
     to the video's size, argmax, and nearest from the given mask to the grid instead of bilinear (DINOv3).

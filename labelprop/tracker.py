@@ -52,7 +52,8 @@ class Tracker:
         self.precision = _one_of("precision", precision, devices.DTYPES)
         if batch is not None and batch < 1:
             raise UserError(f"batch = {batch}: must be 1 or more")
-        self.propagation = _propagation(extractor, protocol, extractor.cell_px(self.layer), max_side)
+        self.cell_px = extractor.cell_px(self.layer)
+        self.propagation = _propagation(extractor, protocol, self.cell_px, max_side)
         self.device = _device(device)
         self.batch, self.backend = batch or BATCH[self.device.type], backend
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
@@ -63,10 +64,12 @@ class Tracker:
         self.reset()
 
     def adapted(self, length: int, frame: Callable[[int], np.ndarray]) -> "Tracker":
-        """A tracker for one video: its network is a copy whose batch norm has means and variances of the video.
+        """A tracker for one video: the first batch norms of its network, a copy, have means and variances of the video.
 
-        They are the mean over frames of every frame's own (AdaBN, arXiv 1603.04779).  The protocol's norm_frames says
-        how many frames, evenly spread; where it is 0, or the network has no batch norm, the answer is this tracker.
+        They are the mean over frames of every frame's own (AdaBN, arXiv 1603.04779), of maps finer than the cells of
+        the features: what comes later follows what a video shows, more than its light and its blur.  The protocol's
+        norm_frames says how many frames, evenly spread; where it is 0, or the network has no batch norm, the answer is
+        this tracker.
         length: of the video.  frame(t): its frame t, uint8 RGB [H,W,3]; one that raises UserError, or has another size
         than those before it, is left out.
         """
@@ -75,7 +78,9 @@ class Tracker:
             return self
         tracker, video, network = copy(self), self._new_video(), deepcopy(self.extractor)
         fresh = set(_norms(network))  # those that no frame has reached
-        hooks = [norm.register_forward_pre_hook(partial(_measure, fresh)) for norm in _norms(network)]
+        cells = lambda: -(-video.working[1] // self.cell_px)
+        fine = lambda maps: maps.ndim == 4 and maps.shape[-1] > 1.5 * cells()
+        hooks = [norm.register_forward_pre_hook(partial(_measure, fresh, fine)) for norm in _norms(network)]
         tracker._network = network  # compiled when its batch norm is in evaluation mode
         for i in range(count):
             t = round(i * (length - 1) / max(count - 1, 1))
@@ -134,9 +139,9 @@ def _norms(network):
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def _measure(fresh, norm, inputs):
-    """Let a batch norm average the means and variances of its inputs; one that gets single values keeps its own."""
-    norm.train(inputs[0].numel() > inputs[0].shape[1])
+def _measure(fresh, fine, norm, inputs):
+    """Let a batch norm average the means and variances of its inputs; one whose maps are not fine keeps its own."""
+    norm.train(fine(inputs[0]))
     if norm.training and norm in fresh:
         fresh.remove(norm)
         norm.reset_running_stats()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from core import protocols
@@ -96,15 +97,15 @@ def test_a_live_video_whose_features_are_no_numbers_ends():
 
 
 class Normed(Colours):
-    """Colours behind two batch norms and a square root; `idle` is a batch norm that sees single values."""
+    """Colours behind two batch norms and a square root; `coarse` is a batch norm of maps no finer than the cells."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.idle = nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3)
+        self.first, self.second, self.coarse = nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3)
 
     def forward(self, frames, layer):
-        self.idle(frames[:, :, :1, :1])
-        return super().forward(self.second(self.first(frames).abs().sqrt()), layer)
+        cells = self.coarse(F.avg_pool2d(frames, 8))
+        return super().forward(self.second(self.first(frames).abs().sqrt()) + cells.mean(), layer)
 
 
 def averaged(norm, inputs_THWC):
@@ -128,7 +129,8 @@ def test_an_adapted_tracker_has_a_copy_whose_batch_norm_is_the_videos():
     own = [(frame - frame.mean((0, 1))) / np.sqrt(frame.var((0, 1)) + eps) for frame in chosen]
     inner = np.sqrt(np.abs(averaged(extractor.first, chosen)(frames[1] / 255)))
     outer = averaged(extractor.second, np.sqrt(np.abs(own)))(inner)
-    expected = colours(torch.from_numpy(outer).permute(2, 0, 1)[None].float())
+    kept = (frames[1] / 255).mean() / np.sqrt(1 + eps)  # coarse maps keep the means and variances of the training
+    expected = colours(torch.from_numpy(outer + kept).permute(2, 0, 1)[None].float())
     torch.testing.assert_close(adapted.features(_inputs(frames[1])), expected)
     assert not torch.allclose(other.features(_inputs(frames[1])), expected)
     again = other.adapted(6, lambda t: frames[t])  # the video before is forgotten
