@@ -64,12 +64,12 @@ class Tracker:
         self.reset()
 
     def adapted(self, length: int, frame: Callable[[int], np.ndarray]) -> "Tracker":
-        """A tracker for one video: the first batch norms of its network, a copy, have means and variances of the video.
+        """A tracker for one video: its network is a copy whose batch norm has means and variances of the video.
 
-        They are the mean over frames of every frame's own (AdaBN, arXiv 1603.04779), of maps finer than the cells of
-        the features: what comes later follows what a video shows, more than its light and its blur.  The protocol's
-        norm_frames says how many frames, evenly spread; where it is 0, or the network has no batch norm, the answer is
-        this tracker.
+        They are the mean over frames of every frame's own (AdaBN, arXiv 1603.04779).  Batch norms of maps that are no
+        finer than the cells keep their own: these follow what a video shows more than its light and its blur.  The
+        protocol's norm_frames says how many frames, evenly spread; where it is 0, or the network has no batch norm,
+        the answer is this tracker.
         length: of the video.  frame(t): its frame t, uint8 RGB [H,W,3]; one that raises UserError, or has another size
         than those before it, is left out.
         """
@@ -78,8 +78,8 @@ class Tracker:
             return self
         tracker, video, network = copy(self), self._new_video(), deepcopy(self.extractor)
         fresh = set(_norms(network))  # those that no frame has reached
-        cells = lambda: -(-video.working[1] // self.cell_px)
-        fine = lambda maps: maps.ndim == 4 and maps.shape[-1] > 1.5 * cells()
+        # 1.5 lies between maps of the cells' size and maps twice as fine, whatever their sizes are rounded to
+        fine = lambda maps: maps.ndim == 4 and maps.shape[-1] > 1.5 * -(-video.working[1] // self.cell_px)
         hooks = [norm.register_forward_pre_hook(partial(_measure, fresh, fine)) for norm in _norms(network)]
         tracker._network = network  # compiled when its batch norm is in evaluation mode
         for i in range(count):

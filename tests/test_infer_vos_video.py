@@ -62,7 +62,7 @@ def test_masks_films_and_a_table(folder, program):
     assert sorted(path.stem for path in (folder / "out/masks").iterdir()) == [str(t) for t in range(FRAMES)]
     for t in range(FRAMES):
         ids, truth = read_ids(f"out/masks/{t}.png"), painted(t)[1]
-        assert (ids & truth).sum() / (ids | truth).sum() > 0.65, t  # cells of 8 px, a square of 30
+        assert (ids & truth).sum() / (ids | truth).sum() > 0.65, t  # a square of 4 cells a side; by DUL 0.69
     with av.open("out/overlay.mp4") as container:
         assert len(list(container.decode(video=0))) == FRAMES and container.streams.video[0].average_rate == 25
     assert len(json.loads((folder / "out/objects.json").read_text())["frames"]) == FRAMES

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from core import protocols
 from core.errors import UserError
 from labelprop import Tracker
 from labelprop.readout import to_ids
+from models.backbones.resnet import ResNet
 from tests.test_labelprop_pipeline import counting_frames, settled
 from tests.test_labelprop_video import DUL, INO, colours, moving, segment_video
 
@@ -139,6 +141,21 @@ def test_an_adapted_tracker_has_a_copy_whose_batch_norm_is_the_videos():
     torch.testing.assert_close(tracker.features(_inputs(frames[1])), first)  # the network itself stays as it was
     assert all(torch.equal(value, before[name]) for name, value in extractor.state_dict().items())
     assert not extractor.training and extractor.first.momentum == 0.1
+
+
+def test_duls_network_adapts_the_batch_norms_of_its_stem_and_layer1():
+    network, frames = ResNet().eval(), np.random.default_rng(0).integers(0, 256, (3, 48, 30, 3), np.uint8)
+    adapted = Tracker(network, protocol=replace(DUL, norm_frames=3), device="cpu").adapted(3, lambda t: frames[t])
+    expected = deepcopy(network)
+    for part in (expected.backbone.bn1, *(getattr(b, n) for b in expected.backbone.layer1 for n in ("bn1", "bn2"))):
+        part.reset_running_stats()
+        part.train().momentum = None
+    with torch.no_grad():
+        for frame in frames:
+            expected(_inputs(frame), "res4")
+        expected = expected.eval()(_inputs(frames[0]), "res4")
+        assert not torch.allclose(network(_inputs(frames[0]), "res4"), expected, atol=1e-3)
+    torch.testing.assert_close(adapted.features(_inputs(frames[0])), expected)
 
 
 def _inputs(frame):
