@@ -52,8 +52,7 @@ class Tracker:
         self.precision = _one_of("precision", precision, devices.DTYPES)
         if batch is not None and batch < 1:
             raise UserError(f"batch = {batch}: must be 1 or more")
-        self.cell_px = extractor.cell_px(self.layer)
-        self.propagation = _propagation(extractor, protocol, self.cell_px, max_side)
+        self.propagation = _propagation(extractor, protocol, extractor.cell_px(self.layer), max_side)
         self.device = _device(device)
         self.batch, self.backend = batch or BATCH[self.device.type], backend
         choose(backend, torch.empty(0, device=self.device))  # an error comes now, not with the first frame
@@ -77,9 +76,9 @@ class Tracker:
         if not count or not _norms(self.extractor):
             return self
         tracker, video, network = copy(self), self._new_video(), deepcopy(self.extractor)
-        fresh = set(_norms(network))  # those that no frame has reached
+        cell_px, fresh = self.extractor.cell_px(self.layer), set(_norms(network))  # fresh: those no frame has reached
         # 1.5 lies between maps of the cells' size and maps twice as fine, whatever their sizes are rounded to
-        fine = lambda maps: maps.ndim == 4 and maps.shape[-1] > 1.5 * -(-video.working[1] // self.cell_px)
+        fine = lambda maps: maps.ndim == 4 and maps.shape[-1] > 1.5 * -(-video.working[1] // cell_px)
         hooks = [norm.register_forward_pre_hook(partial(_measure, fresh, fine)) for norm in _norms(network)]
         tracker._network = network  # compiled when its batch norm is in evaluation mode
         for i in range(count):
